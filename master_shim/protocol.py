@@ -1,0 +1,119 @@
+"""What master and node say to each other, as types. Pure: shared by both sides, imports no module that does I/O.
+
+The deployed system's messages, with the optional additions that a legacy master or node ignores. Unknown fields
+are ignored in both directions, so either side may be newer than the other.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+PROTOCOL = 1
+"""Version of the additions; both sides send theirs, and work with the lower."""
+
+NODE_TIMEOUT_SECONDS = 30.0
+"""The deployed master drops a node this long after its last heartbeat."""
+
+HEARTBEAT_SECONDS = 5.0
+"""How often a node beats unless an answer's `next_seconds` says otherwise. Deployed nodes: 10."""
+
+NO_TOKEN = "none"  # noqa: S105 - the wire's word for "no meeting is in progress"
+
+
+class MeetingName(msgspec.Struct, frozen=True):
+    """A meeting as heartbeats and `status/node` name it."""
+
+    id: str
+    title: str = ""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What a node reports of itself. `bytes_per_second` is what it sends now; `max_downloads` 0 means no limit."""
+
+    active_downloads: int = 0
+    max_downloads: int = 0
+    bytes_per_second: float = 0.0
+    draining: bool = False
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """Body of `POST nodes/register`."""
+
+    node_id: str
+    address: str
+    status: str = "online"
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of `POST nodes/heartbeat`. The fields after `synced_meetings` are ours.
+
+    `packages` maps meeting ids to the digest this node serves; `filling` lists digests being filled; `tickets`
+    are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node.
+    """
+
+    node_id: str
+    address: str
+    status: str = "online"
+    active_meetings: tuple[MeetingName, ...] = ()
+    synced_meetings: tuple[str, ...] = ()
+    load: Load | None = None
+    packages: dict[str, str] = {}
+    filling: tuple[str, ...] = ()
+    tickets: tuple[str, ...] = ()
+    protocol: int = 0
+
+
+class HeartbeatAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer to a heartbeat. A legacy master sends `status` and `timestamp` only."""
+
+    status: str = "success"
+    timestamp: float = 0.0
+    token: str | None = None
+    next_seconds: float | None = None
+    protocol: int = 0
+
+
+class Unregistration(msgspec.Struct, frozen=True):
+    """Body of `POST nodes/unregister`."""
+
+    node_id: str
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """Answer of `GET meetings/status/node`; some deployed masters send the single `active_meeting` instead."""
+
+    id: str
+    active_meetings: tuple[MeetingName, ...] | None = None
+    active_meeting: MeetingName | None = None
+    timestamp: float = 0.0
+
+
+class TokenMeeting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A meeting in `status/token`. Older masters list every meeting with its `status`."""
+
+    id: str
+    title: str = ""
+    time: str = ""
+    status: str | None = None
+
+
+class TokenStatus(msgspec.Struct, frozen=True):
+    """Answer of `GET meetings/status/token`."""
+
+    id: str
+    meetings: tuple[TokenMeeting, ...] = ()
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """One entry of `GET meetings/{id}/download-nodes-info`: `ip` is host:port."""
+
+    ip: str
+    download_url: str
+
+
+class VersionNode(msgspec.Struct, frozen=True):
+    """One entry of `GET packages/{digest}/nodes`."""
+
+    node_id: str
+    address: str
+    filling: bool = False

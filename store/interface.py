@@ -1,0 +1,247 @@
+"""Contracts of the store. Pure: Protocols and the frozen data that passes through them.
+
+Every method may be called from any thread, several at once; none waits for the network. All are synchronous,
+so an async caller runs those marked *reads* or *writes* in a worker thread. A call either finishes or leaves
+the store as it was; there is no cancellation inside one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from .digest import Digest
+    from .manifest import Chunk, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Which version a meeting has now, and why it is kept.
+
+    `in_progress` is the master's wish and `pinned` an operator's; a ref with either is never evicted.
+    `switched_at` and `ended_at` are Unix seconds; `ended_at` is 0 while the meeting is in progress.
+    """
+
+    meeting_id: str
+    digest: Digest
+    title: str = ""
+    in_progress: bool = True
+    pinned: bool = False
+    switched_at: float = 0.0
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A committed package. `size` in bytes; `last_used` in Unix seconds (the manifest file's mtime)."""
+
+    digest: Digest
+    size: int
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLocation:
+    """Where the bytes of a chunk lie: inside the committed package `package`."""
+
+    package: Digest
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes of committed packages, bytes reserved by fills, bytes the file system has left, and the limit (0: none)."""
+
+    stored: int
+    filling: int
+    free: int
+    limit: int
+
+
+class Readable(Protocol):
+    """Something with a descriptor whose bytes can be sent: a lease or a fill. Read with `os.pread`/`sendfile`."""
+
+    def fileno(self) -> int:
+        """Return the open descriptor. Valid until `close`; never seek it, it is shared."""
+        ...
+
+
+class Lease(Readable, Protocol):
+    """A committed package held open: eviction unlinks it, and what is being sent stays readable to its end."""
+
+    @property
+    def digest(self) -> Digest:
+        """The version that is held."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes in the package."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the bytes are those this process last verified (same inode, size, mtime and ctime)."""
+        ...
+
+    def close(self) -> None:
+        """Give the lease back. Closing twice is no error."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Close."""
+        ...
+
+
+class Fill(Readable, Protocol):
+    """The acquisition of a version whose manifest is known. Holds the fill's lock until it ends.
+
+    Ends in exactly one of `commit`, `close` (keep what is verified, to resume later) or `discard`. After the
+    end every other method raises `ValueError`; ending twice is no error.
+    """
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is being filled."""
+        ...
+
+    def missing(self) -> Sequence[Chunk]:
+        """Return the chunks not yet verified here, in package order."""
+        ...
+
+    def covered(self, offset: int) -> int:
+        """Return how many bytes from `offset` on are in the file and verified (0 when the next is not)."""
+        ...
+
+    def write(self, chunk: Chunk, data: bytes | bytearray | memoryview) -> None:
+        """*Writes.* Verify `data` against `chunk`, put it in place, count it as there.
+
+        Raises `ChunkMismatch` (nothing written) or `NoSpace`. A chunk that is there already is left alone.
+        """
+        ...
+
+    def commit(self) -> None:
+        """*Writes.* Verify the whole and publish it: sync, rename, sync the folder, then the manifest.
+
+        Raises `PackageCorrupt` when chunks are missing or the whole has another digest (the fill is discarded).
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the lock up and keep what is verified for a later `begin_fill` of the same version."""
+        ...
+
+    def discard(self) -> None:
+        """Give the lock up and remove the file."""
+        ...
+
+
+class StreamFill(Readable, Protocol):
+    """The acquisition of a package of which nothing is known in advance. Ends like `Fill`, but cannot be resumed."""
+
+    @property
+    def size(self) -> int:
+        """Bytes appended so far; all of them are in the file."""
+        ...
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """*Writes.* Add `data` at the end. Raises `NoSpace`, `NeverFits`."""
+        ...
+
+    def commit(self) -> Manifest:
+        """*Writes.* Open the zip and read it whole, cut it, and publish it; return its manifest.
+
+        A version that is stored already is not written again: its manifest is returned and the stream dropped.
+        Raises `PackageRejected` (see there); the fill is then discarded.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Give the lock up and remove the file."""
+        ...
+
+
+class Store(Protocol):
+    """Packages by digest, chunks by digest wherever they lie, and the refs of meetings."""
+
+    def holds(self, digest: Digest) -> bool:
+        """Tell whether a package is committed. No disk access."""
+        ...
+
+    def versions(self) -> Sequence[Version]:
+        """Return every committed package, in no order."""
+        ...
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """*Reads.* Return a committed package's manifest. Raises `VersionMissing`."""
+        ...
+
+    def lease(self, digest: Digest) -> Lease:
+        """Hold a committed package open and count it as used now. Cheap. Raises `VersionMissing`."""
+        ...
+
+    def verify(self, digest: Digest) -> None:
+        """*Reads.* Hash every piece again; on success the version is trusted.
+
+        Raises `VersionMissing`, or `PackageCorrupt` with the bad chunks (the version stays, and is not trusted).
+        """
+        ...
+
+    def find(self, digest: Digest) -> ChunkLocation | None:
+        """*Reads, the first time.* Return where a chunk lies, in whatever package, or None."""
+        ...
+
+    def begin_fill(self, manifest: Manifest) -> Fill:
+        """*Writes.* Reserve the package's size, put in what is here already, and return the fill.
+
+        Literals, what an earlier fill of this version verified, and chunks that other versions hold are in the
+        file and verified on return. Raises `VersionPresent`, `FillBusy`, `NoSpace`, `NeverFits`.
+        """
+        ...
+
+    def begin_stream(self, name: str) -> StreamFill:
+        """*Writes.* Begin a package of unknown size; `name` (a meeting id) is what the lock is held on.
+
+        Raises `FillBusy`, `NoSpace`.
+        """
+        ...
+
+    def ref(self, meeting_id: str) -> Ref | None:
+        """Return a meeting's ref. No disk access."""
+        ...
+
+    def refs(self) -> Sequence[Ref]:
+        """Return all refs, in no order. No disk access."""
+        ...
+
+    def set_ref(self, ref: Ref) -> None:
+        """*Writes.* Switch a meeting to `ref.digest`, atomically and durably. Raises `VersionMissing`."""
+        ...
+
+    def drop_ref(self, meeting_id: str) -> None:
+        """*Writes.* Forget a meeting; its version stays until evicted. An unknown meeting is no error."""
+        ...
+
+    def remove(self, digest: Digest) -> None:
+        """*Writes.* Unlink a version; leases on it stay readable. An unknown version is no error.
+
+        Refs to it are the caller's to switch or drop first; one that still points here is dropped with it.
+        """
+        ...
+
+    def usage(self) -> Usage:
+        """*Reads.* Return how much space is used and left."""
+        ...
+
+    def close(self) -> None:
+        """Close every descriptor. Leases still out stay readable."""
+        ...
