@@ -6,6 +6,8 @@ are ignored in both directions, so either side may be newer than the other.
 
 from __future__ import annotations
 
+import unicodedata
+
 import msgspec
 
 PROTOCOL = 1
@@ -18,6 +20,27 @@ HEARTBEAT_SECONDS = 5.0
 """How often a node beats unless an answer's `next_seconds` says otherwise. Deployed nodes: 10."""
 
 NO_TOKEN = "none"  # noqa: S105 - the wire's word for "no meeting is in progress"
+
+MAX_MEETING_ID = 128
+"""Characters in a meeting id. The deployed system's are short; a longer one is hostile or a mistake."""
+
+_ID_PUNCTUATION = frozenset("-_.:@+=~ ")
+
+
+def is_meeting_id(text: str) -> bool:
+    """Tell whether `text` can be a meeting's id at all: neither disk nor network is asked about any other.
+
+    Letters and digits of any script and a few marks, 1 to 128 characters, no dot or space at either end. A text
+    that Unicode compatibility normalization (NFKC) would change is none, so that no look-alike of a dot or a
+    slash can become one later.
+    """
+    return (
+        1 <= len(text) <= MAX_MEETING_ID
+        and all(character.isalnum() or character in _ID_PUNCTUATION for character in text)
+        and text[0] not in ". "
+        and text[-1] not in ". "
+        and unicodedata.is_normalized("NFKC", text)
+    )
 
 
 class MeetingName(msgspec.Struct, frozen=True):
