@@ -1,0 +1,1 @@
+"""The deployed master, node and tablet of contract.md, with their quirks: real servers and a real client."""
