@@ -22,7 +22,8 @@ class Digest(str):
 
     __slots__ = ()
 
-    def __new__(cls, text: str) -> Self:
+    def __new__(cls, text: object) -> Self:
+        """Check `text`, which may come from anywhere."""
         if not isinstance(text, str) or _HEX.fullmatch(text) is None:
             raise InvalidDigest(text)
         return super().__new__(cls, text)

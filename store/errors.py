@@ -111,3 +111,23 @@ class UnknownFormat(StoreError):
         self.path = path
         self.found = found
         self.known = known
+
+
+class PackageChanged(StoreError):
+    """A file was cut short or written to while it was read, so nothing true can be said about its bytes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the package changed while it was read: {reason}")
+        self.reason = reason
+
+
+class NodeFileDamaged(StoreError):
+    """`node.json` does not say what this node is called, and inventing another name would make it another node."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f'{path} is damaged ({reason}); put the node\'s id back as {{"node_id":"..."}}, '
+            "or remove the file to let this node become a new one"
+        )
+        self.path = path
+        self.reason = reason

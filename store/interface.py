@@ -105,8 +105,11 @@ class Lease(Readable, Protocol):
 class Fill(Readable, Protocol):
     """The acquisition of a version whose manifest is known. Holds the fill's lock until it ends.
 
-    Ends in exactly one of `commit`, `close` (keep what is verified, to resume later) or `discard`. After the
-    end every other method raises `ValueError`; ending twice is no error.
+    Ends in exactly one of `commit`, `close` (keep what is verified, to resume later) or `discard`; ending twice
+    with `close` or `discard` is no error. A commit, whether it succeeds or raises `PackageCorrupt`, ends the writing
+    and leaves the descriptor, `covered` and `missing` to those who follow the fill, until `close` (or `discard`, which
+    is then the same). What comes after its end raises `ValueError`. A chunk that the package has several times is
+    there everywhere once it was written for one place.
     """
 
     @property
@@ -123,21 +126,26 @@ class Fill(Readable, Protocol):
         ...
 
     def write(self, chunk: Chunk, data: bytes | bytearray | memoryview) -> None:
-        """*Writes.* Verify `data` against `chunk`, put it in place, count it as there.
+        """Verify `data` against `chunk`, put it in place, count it as there. *Writes*.
 
         Raises `ChunkMismatch` (nothing written) or `NoSpace`. A chunk that is there already is left alone.
         """
         ...
 
     def commit(self) -> None:
-        """*Writes.* Verify the whole and publish it: sync, rename, sync the folder, then the manifest.
+        """Verify the whole and publish it: sync, rename, sync the folder, then the manifest. *Writes*.
 
-        Raises `PackageCorrupt` when chunks are missing or the whole has another digest (the fill is discarded).
+        Raises `PackageCorrupt` when chunks are missing or the whole has another digest (the file is then removed).
+        After any other error (`NoSpace`, `OSError`) the fill is as it was.
         """
         ...
 
     def close(self) -> None:
-        """Give the lock up and keep what is verified for a later `begin_fill` of the same version."""
+        """Give the lock up and keep what is verified for a later `begin_fill` of the same version.
+
+        What is kept counts as `filling`, and is given up when its space is needed. After a commit: close the
+        descriptor.
+        """
         ...
 
     def discard(self) -> None:
@@ -146,7 +154,10 @@ class Fill(Readable, Protocol):
 
 
 class StreamFill(Readable, Protocol):
-    """The acquisition of a package of which nothing is known in advance. Ends like `Fill`, but cannot be resumed."""
+    """The acquisition of a package of which nothing is known in advance. Ends like `Fill`, but cannot be resumed.
+
+    After a commit, be it accepted or rejected, the descriptor is valid until `close`.
+    """
 
     @property
     def size(self) -> int:
@@ -154,15 +165,19 @@ class StreamFill(Readable, Protocol):
         ...
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """*Writes.* Add `data` at the end. Raises `NoSpace`, `NeverFits`."""
+        """Add `data` at the end. Raises `NoSpace`, `NeverFits`; nothing of it is then counted. *Writes*."""
         ...
 
     def commit(self) -> Manifest:
-        """*Writes.* Open the zip and read it whole, cut it, and publish it; return its manifest.
+        """Open the zip and read it whole, cut it, and publish it; return its manifest. *Writes*.
 
         A version that is stored already is not written again: its manifest is returned and the stream dropped.
-        Raises `PackageRejected` (see there); the fill is then discarded.
+        Raises `PackageRejected` (see there); the file is then removed. After any other error the fill is as it was.
         """
+        ...
+
+    def close(self) -> None:
+        """Close the descriptor. Before a commit, the same as `discard`."""
         ...
 
     def discard(self) -> None:
@@ -182,7 +197,11 @@ class Store(Protocol):
         ...
 
     def manifest(self, digest: Digest) -> Manifest:
-        """*Reads.* Return a committed package's manifest. Raises `VersionMissing`."""
+        """Return a committed package's manifest. Raises `VersionMissing`. *Reads*.
+
+        One that is lost or damaged is made again from the package; a package that is then found to be another than
+        its name says is removed, and missing.
+        """
         ...
 
     def lease(self, digest: Digest) -> Lease:
@@ -190,18 +209,18 @@ class Store(Protocol):
         ...
 
     def verify(self, digest: Digest) -> None:
-        """*Reads.* Hash every piece again; on success the version is trusted.
+        """Hash every piece again; on success the version is trusted. *Reads*.
 
         Raises `VersionMissing`, or `PackageCorrupt` with the bad chunks (the version stays, and is not trusted).
         """
         ...
 
     def find(self, digest: Digest) -> ChunkLocation | None:
-        """*Reads, the first time.* Return where a chunk lies, in whatever package, or None."""
+        """Return where a chunk lies, in whatever package, or None. *Reads, the first time*."""
         ...
 
     def begin_fill(self, manifest: Manifest) -> Fill:
-        """*Writes.* Reserve the package's size, put in what is here already, and return the fill.
+        """Reserve the package's size, put in what is here already, and return the fill. *Writes*.
 
         Literals, what an earlier fill of this version verified, and chunks that other versions hold are in the
         file and verified on return. Raises `VersionPresent`, `FillBusy`, `NoSpace`, `NeverFits`.
@@ -209,7 +228,7 @@ class Store(Protocol):
         ...
 
     def begin_stream(self, name: str) -> StreamFill:
-        """*Writes.* Begin a package of unknown size; `name` (a meeting id) is what the lock is held on.
+        """Begin a package of unknown size; `name` (a meeting id) is what the lock is held on. *Writes*.
 
         Raises `FillBusy`, `NoSpace`.
         """
@@ -224,22 +243,22 @@ class Store(Protocol):
         ...
 
     def set_ref(self, ref: Ref) -> None:
-        """*Writes.* Switch a meeting to `ref.digest`, atomically and durably. Raises `VersionMissing`."""
+        """Switch a meeting to `ref.digest`, atomically and durably. Raises `VersionMissing`. *Writes*."""
         ...
 
     def drop_ref(self, meeting_id: str) -> None:
-        """*Writes.* Forget a meeting; its version stays until evicted. An unknown meeting is no error."""
+        """Forget a meeting; its version stays until evicted. An unknown meeting is no error. *Writes*."""
         ...
 
     def remove(self, digest: Digest) -> None:
-        """*Writes.* Unlink a version; leases on it stay readable. An unknown version is no error.
+        """Unlink a version; leases on it stay readable. An unknown version is no error. *Writes*.
 
         Refs to it are the caller's to switch or drop first; one that still points here is dropped with it.
         """
         ...
 
     def usage(self) -> Usage:
-        """*Reads.* Return how much space is used and left."""
+        """Return how much space is used and left. *Reads*."""
         ...
 
     def close(self) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-if TYPE_CHECKING:
-    from .digest import Digest
+import msgspec
+
+from .digest import Digest
+from .errors import InvalidDigest, InvalidManifest
+
+VERSION = 1
+"""Version of the JSON form."""
+
+MAX_SIZE = 2**53 - 1
+"""Largest size that every JSON reader keeps exactly."""
+
+MAX_CHUNK_BYTES = 16 * 1024 * 1024
+"""Largest chunk a manifest may name: whoever verifies one may hold it in memory. Ours are at most 4 MiB."""
+
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+"""Longest JSON that is parsed: about half a million chunks, 500 GB of packages cut our way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +38,90 @@ class Literal:
     offset: int
     data: bytes
 
+    @property
+    def size(self) -> int:
+        """Bytes in it."""
+        return len(self.data)
+
+
+class _Wire(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON form. Fields in alphabetical order, since msgspec writes them as they are declared."""
+
+    digest: str
+    pieces: list[bytes | tuple[int, str]]
+    size: int
+    version: int
+
+
+_DECODER = msgspec.json.Decoder(_Wire)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The ordered pieces that make the version `digest` of `size` bytes, without gap or overlap."""
+    """The ordered pieces that make the version `digest` of `size` bytes, without gap or overlap.
+
+    Raises `InvalidManifest` when they do not add up, so a manifest that exists is a sound one (which says nothing
+    about the bytes it names). `chunks` are the pieces that are chunks, in package order; one digest may be there
+    several times.
+    """
 
     digest: Digest
     size: int
     pieces: tuple[Chunk | Literal, ...]
+    chunks: tuple[Chunk, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= MAX_SIZE:
+            raise InvalidManifest(f"a package has 1 to {MAX_SIZE} bytes, not {str(self.size)[:40]}")
+        at = 0
+        for piece in self.pieces:
+            size = piece.size
+            if piece.offset != at:
+                raise InvalidManifest(f"the piece after byte {at} begins at {piece.offset}")
+            if size < 1:
+                raise InvalidManifest(f"the piece at {at} is empty")
+            if isinstance(piece, Chunk) and size > MAX_CHUNK_BYTES:
+                raise InvalidManifest(f"the chunk at {at} is longer than {MAX_CHUNK_BYTES} bytes")
+            at += size
+        if at != self.size:
+            raise InvalidManifest(f"the pieces make up {at} bytes of {self.size}")
+        object.__setattr__(self, "chunks", tuple(p for p in self.pieces if isinstance(p, Chunk)))
 
     def to_json(self) -> bytes:
-        """Return the canonical JSON: the same manifest always gives the same bytes."""
-        raise NotImplementedError
+        """Return the canonical JSON: the same manifest always gives the same bytes.
+
+        `{"digest":"<hex>","pieces":[...],"size":N,"version":1}`; a chunk is `[size,"<hex>"]`, a literal a base64
+        string, and offsets follow from the order.
+        """
+        pieces: list[bytes | tuple[int, str]] = [
+            (p.size, str(p.digest)) if isinstance(p, Chunk) else p.data for p in self.pieces
+        ]
+        return msgspec.json.encode(_Wire(digest=str(self.digest), pieces=pieces, size=self.size, version=VERSION))
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
         """Parse what `to_json` wrote. Raises `InvalidManifest` for anything whose pieces do not add up."""
-        raise NotImplementedError
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise InvalidManifest(f"a manifest of {len(data)} bytes is longer than {MAX_MANIFEST_BYTES}")
+        try:
+            wire = _DECODER.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidManifest(f"not a manifest: {error}") from error
+        if wire.version != VERSION:
+            raise InvalidManifest(f"manifest version {str(wire.version)[:40]}; this program knows {VERSION}")
+        pieces: list[Chunk | Literal] = []
+        at = 0
+        try:
+            for piece in wire.pieces:
+                if isinstance(piece, bytes):
+                    pieces.append(Literal(at, piece))
+                    at += len(piece)
+                else:
+                    size, digest = piece
+                    if not 1 <= size <= MAX_CHUNK_BYTES:
+                        raise InvalidManifest(f"the chunk at {at} has an impossible size")
+                    pieces.append(Chunk(at, size, Digest(digest)))
+                    at += size
+            return cls(Digest(wire.digest), wire.size, tuple(pieces))
+        except InvalidDigest as error:
+            raise InvalidManifest(str(error)) from error

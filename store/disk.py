@@ -1,0 +1,355 @@
+"""The store on disk: packages, manifests and refs as plain files, every index rebuilt from them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from .accounts import Accounts
+from .catalogue import Catalogue
+from .errors import (
+    FillBusy,
+    InvalidManifest,
+    NoSpace,
+    PackageChanged,
+    PackageCorrupt,
+    VersionMissing,
+    VersionPresent,
+)
+from .filesystem import FileSystem, create_locked, full_disk, publish, write_durably
+from .filling import DiskFill, DiskStreamFill
+from .layout import Layout
+from .leases import DiskLease, Entry, Shelf, unchanged
+from .reading import check, hash_bytes, split_bytes
+from .recovery import load_entry, recover, remake_manifest
+from .refs import encode
+from .zips import check_package
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from .digest import Digest
+    from .filesystem import Room
+    from .interface import ChunkLocation, Ref, Store, Usage, Version
+    from .manifest import Manifest
+
+logger = logging.getLogger("store")
+
+
+class DiskStore:
+    """`interface.Store` in a folder. Made by `open`; a context manager that closes.
+
+    `_names` is held by what changes refs and removes versions, and may be held when the locks of shelf, catalogue
+    and accounts are taken, which are never held together. None is held while a package is read or hashed.
+    """
+
+    def __init__(self, path: Path, fs: FileSystem, max_bytes: int, min_free_bytes: int) -> None:
+        self._layout = Layout(path)
+        self._fs = fs
+        self._shelf = Shelf(fs, self._layout)
+        self._accounts = Accounts(fs, self._layout, max_bytes, min_free_bytes)
+        self._names = threading.Lock()
+        self._refs: dict[str, Ref] = {}  # replaced whole, so that readers need no lock
+        self._catalogue = Catalogue(fs, self._layout, self._shelf.digests)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 0,
+        min_free_bytes: int = 0,
+        fs: FileSystem | None = None,
+    ) -> Self:
+        """Open a storage folder, creating what is missing; see `recovery` for what is tidied up. *Writes*.
+
+        `max_bytes` bounds packages and fills together (0: no bound), `min_free_bytes` is left free on the disk.
+        Raises `UnknownFormat`, `OSError`.
+        """
+        store = cls(Path(path), fs or FileSystem(), max_bytes, min_free_bytes)
+        store._load()
+        return store
+
+    def refresh(self) -> None:
+        """Look again at what the folder holds: other processes commit, switch and remove too. *Writes*."""
+        self._load()
+
+    def _load(self) -> None:
+        with self._names:
+            found = recover(self._fs, self._layout)
+            for digest in self._shelf.digests():
+                if digest not in found.entries:
+                    self._forget(digest)
+            for entry in found.entries.values():
+                self._admit(entry)
+            self._refs = found.refs
+            self._accounts.parked_anew(found.parked)
+
+    # -- versions ---------------------------------------------------------------------------------------------
+
+    def holds(self, digest: Digest) -> bool:
+        """Tell whether a package is committed."""
+        return digest in self._shelf
+
+    def versions(self) -> Sequence[Version]:
+        """Return every committed package."""
+        return self._shelf.versions()
+
+    def lease(self, digest: Digest) -> DiskLease:
+        """Hold a package open and count it as used."""
+        return self._shelf.lease(digest)
+
+    def open_package(self, digest: Digest) -> DiskLease:
+        """Hold a package open without counting it as used: for looking after it."""
+        return self._shelf.lease(digest, use=False)
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """Return a package's manifest; one that is lost or damaged on disk is made again from the package."""
+        if digest not in self._shelf:
+            raise VersionMissing(digest)
+        try:
+            return self._catalogue.manifest(digest)
+        except (FileNotFoundError, InvalidManifest) as error:
+            logger.warning("the manifest of %s cannot be used: %s", digest, error)
+        try:
+            made = remake_manifest(self._fs, self._layout, digest)
+        except FileNotFoundError:
+            made = None
+        if made is None:
+            self.remove(digest)
+            raise VersionMissing(digest)
+        manifest, state = made
+        self._shelf.verified(digest, state)
+        self._catalogue.add(digest)
+        return manifest
+
+    def verify(self, digest: Digest) -> None:
+        """Hash every piece again; on success the version is trusted. Does not count as use."""
+        manifest = self.manifest(digest)
+        with self.open_package(digest) as lease:
+            before = self._fs.look_at(lease.fileno())
+            whole, bad = check(partial(self._fs.read_into, lease.fileno()), manifest)
+            right = whole and before.size == manifest.size
+            self._shelf.verified(digest, before if right else None)
+            if not right:
+                raise PackageCorrupt(digest, bad)
+            # Written to while it was read: what was hashed may be what is no longer there.
+            if not unchanged(before, self._fs.look_at(lease.fileno())):
+                raise PackageCorrupt(digest)
+
+    def remove(self, digest: Digest) -> None:
+        """Unlink a version, and the refs that still name it.
+
+        Refs first, then the package, then its manifest: a crash between leaves a version no meeting names, or a
+        manifest without a package, which the next open removes. Never a ref to nothing.
+        """
+        with self._names:
+            for ref in [ref for ref in self._refs.values() if ref.digest == digest]:
+                self._drop_ref(ref.meeting_id)
+            self._forget(digest)
+            self._fs.unlink(self._layout.package(digest))
+            self._fs.unlink(self._layout.manifest(digest))
+            self._fs.sync_folder(self._layout.packages)
+
+    def _admit(self, entry: Entry) -> None:
+        """Count a package that lies complete on the disk as committed."""
+        if self._shelf.put(entry):
+            self._accounts.store(entry.size)
+        self._catalogue.add(entry.digest)
+
+    def _forget(self, digest: Digest) -> None:
+        entry = self._shelf.pop(digest)
+        self._catalogue.remove(digest)
+        if entry is not None:
+            self._accounts.forget(entry.size)
+
+    # -- chunks -----------------------------------------------------------------------------------------------
+
+    def find(self, digest: Digest) -> ChunkLocation | None:
+        """Return where a chunk lies. The first call reads all manifests."""
+        return self._catalogue.find(digest)
+
+    # -- fills ------------------------------------------------------------------------------------------------
+
+    def begin_fill(self, manifest: Manifest) -> DiskFill:
+        """Reserve, put in what is here already, and return the fill."""
+        digest = manifest.digest
+        if self._is_stored(digest):
+            raise VersionPresent(digest)
+        path = self._layout.part(digest)
+        fd = create_locked(self._fs, path)
+        if fd is None:
+            raise FillBusy(digest)
+        try:
+            if self._is_stored(digest):  # committed while we took the lock
+                self._fs.unlink(path)
+                raise VersionPresent(digest)
+            resumed = self._fs.look_at(fd).size == manifest.size
+            self._reserve_part(manifest, fd)
+        except BaseException:
+            self._fs.close(fd)
+            raise
+        fill = DiskFill(self, fd, path, self._layout.map(digest), manifest)
+        try:
+            with full_disk(manifest.size, self.room):
+                fill.prepare(resumed=resumed)
+        except BaseException:
+            fill.discard()
+            raise
+        return fill
+
+    def begin_stream(self, name: str) -> DiskStreamFill:
+        """Begin a package of unknown size. Raises `NoSpace` when not a byte would fit."""
+        path = self._layout.stream(name)
+        self.reserve(1, 0)
+        self.release(1)
+        fd = create_locked(self._fs, path)
+        if fd is None:
+            raise FillBusy(name)
+        self._fs.truncate(fd, 0)
+        return DiskStreamFill(self, fd, path)
+
+    def _is_stored(self, digest: Digest) -> bool:
+        """Tell whether a package is committed, be it by another process since we last looked."""
+        if digest in self._shelf:
+            return True
+        if not self._fs.exists(self._layout.package(digest)):
+            return False
+        entry = load_entry(self._fs, self._layout, digest)
+        if entry is not None:
+            self._admit(entry)
+        return entry is not None
+
+    def _reserve_part(self, manifest: Manifest, fd: int) -> None:
+        """Reserve a fill's size; blocks its file has from an earlier fill are not counted twice."""
+        digest = manifest.digest
+        has = self._fs.look_at(fd).size
+        parked = self._accounts.unpark(digest)
+        try:
+            self._accounts.reserve(manifest.size, 0, has)
+        except NoSpace:
+            if has == 0:
+                self._fs.unlink(self._layout.part(digest))
+            elif parked:
+                self._accounts.park_again(digest, parked)
+            raise
+
+    # -- what fills ask of their host -------------------------------------------------------------------------
+
+    @property
+    def fs(self) -> FileSystem:
+        """The seam to the file system."""
+        return self._fs
+
+    def room(self) -> Room:
+        """Return what the file system has left."""
+        return self._accounts.room()
+
+    def reserve(self, size: int, held: int) -> None:
+        """Count bytes as being filled."""
+        self._accounts.reserve(size, held)
+
+    def release(self, size: int) -> None:
+        """Take a reservation back."""
+        self._accounts.release(size)
+
+    def park(self, manifest: Manifest) -> None:
+        """Keep an abandoned fill's reservation."""
+        self._accounts.park(manifest.digest, manifest.size)
+
+    def publish(self, fd: int, source: Path, size: int, manifest: Manifest | None, reserved: int) -> Manifest:
+        """Make a file a package: the one gate. Nothing else gives a file a name in `packages/`.
+
+        In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut),
+        then `filesystem.publish` syncs and renames the file and syncs the folder, then the manifest is put in
+        place in the same way; only then is the version held. When this raises, `source` has its name again.
+        """
+        made = self._verified(fd, size, manifest)
+        if self._is_stored(made.digest):
+            self._fs.unlink(source)
+            self.release(reserved)
+            return self.manifest(made.digest)
+        target = self._layout.package(made.digest)
+        with full_disk(size, self.room):
+            try:
+                publish(self._fs, fd, source, target)
+                write_durably(self._fs, made.to_json(), self._layout.temporary(), self._layout.manifest(made.digest))
+            except BaseException:
+                if not self._fs.exists(source):
+                    self._fs.rename(target, source)
+                raise
+        self.release(reserved)
+        self._admit(Entry(made.digest, size, time.time(), self._fs.look_at(fd)))
+        return made
+
+    def _verified(self, fd: int, size: int, manifest: Manifest | None) -> Manifest:
+        reader = partial(self._fs.read_into, fd)
+        if manifest is None:
+            check_package(reader, size)
+            return split_bytes(reader, size)
+        try:
+            right = self._fs.look_at(fd).size == size and hash_bytes(reader, size) == manifest.digest
+        except PackageChanged:
+            right = False
+        if not right:
+            raise PackageCorrupt(manifest.digest)
+        return manifest
+
+    # -- refs -------------------------------------------------------------------------------------------------
+
+    def ref(self, meeting_id: str) -> Ref | None:
+        """Return a meeting's ref."""
+        return self._refs.get(meeting_id)
+
+    def refs(self) -> Sequence[Ref]:
+        """Return all refs."""
+        return tuple(self._refs.values())
+
+    def set_ref(self, ref: Ref) -> None:
+        """Switch a meeting to a version, atomically and durably."""
+        with self._names:
+            if ref.digest not in self._shelf:
+                raise VersionMissing(ref.digest)
+            with full_disk(0, self.room):
+                path = self._layout.ref(ref.meeting_id)
+                write_durably(self._fs, encode(ref), self._layout.temporary(), path)
+            self._refs = {**self._refs, ref.meeting_id: ref}
+
+    def drop_ref(self, meeting_id: str) -> None:
+        """Forget a meeting."""
+        with self._names:
+            if meeting_id in self._refs:
+                self._drop_ref(meeting_id)
+
+    def _drop_ref(self, meeting_id: str) -> None:
+        self._fs.unlink(self._layout.ref(meeting_id))
+        self._fs.sync_folder(self._layout.meetings)
+        self._refs = {other: ref for other, ref in self._refs.items() if other != meeting_id}
+
+    # -- the rest ---------------------------------------------------------------------------------------------
+
+    def usage(self) -> Usage:
+        """Return how much space is used and left."""
+        return self._accounts.usage()
+
+    def close(self) -> None:
+        """Close every descriptor; leases still out stay readable."""
+        self._shelf.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+if TYPE_CHECKING:
+
+    def _keeps_the_contract(store: DiskStore) -> Store:
+        return store

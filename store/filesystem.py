@@ -1,0 +1,244 @@
+"""The narrow seam to the operating system: every call by which the disk store changes or reads names and bytes.
+
+Errors are the system's `OSError`s; what they mean is decided above. A test can put another `FileSystem` here that
+fails the n-th call, or stops the world before it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import NoSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Bytes = bytes | bytearray | memoryview
+
+_COPY_UNSUPPORTED = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY})
+_RESERVE_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_COPY_BYTES = 1024 * 1024
+_WHOLE_FILE_BYTES = 128 * 1024 * 1024  # `read` is for the small files; no manifest comes near this
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes a file system has left for us, and has in all."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What identifies the state of a file: when none of these has changed, its bytes have not either."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    links: int
+
+
+class FileSystem:
+    """The real one."""
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and those above it; one that is there already is no error."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def create(self, path: Path) -> int:
+        """Create a file, or open the one that is there, for reading and writing. Return its descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def open(self, path: Path) -> int:
+        """Open a file for reading; a link or a folder of that name is refused. Return its descriptor."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "not a file", str(path))
+        return fd
+
+    def reserve(self, fd: int, size: int) -> None:
+        """Make the file `size` bytes long with every block its own, so that writing it cannot fill the disk."""
+        os.ftruncate(fd, size)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno not in _RESERVE_UNSUPPORTED:
+                raise
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def write_at(self, fd: int, data: Bytes, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(fd, view[done:], offset + done)
+
+    def read_into(self, fd: int, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset` on; return how many bytes came, 0 at the end."""
+        return os.preadv(fd, [view], offset)
+
+    def copy_range(self, source: int, source_offset: int, target: int, target_offset: int, count: int) -> None:
+        """Copy `count` bytes between files, inside the kernel where it can. A source that ends early copies less."""
+        done = 0
+        while done < count:
+            try:
+                step = os.copy_file_range(source, target, count - done, source_offset + done, target_offset + done)
+            except OSError as error:
+                if error.errno not in _COPY_UNSUPPORTED:
+                    raise
+                data = os.pread(source, min(_COPY_BYTES, count - done), source_offset + done)
+                self.write_at(target, data, target_offset + done)
+                step = len(data)
+            if step == 0:
+                return
+            done += step
+
+    def sync(self, fd: int) -> None:
+        """Return when the file's bytes and size are on the disk."""
+        os.fdatasync(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; its lock, if it has one, is given up with it."""
+        os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, in place of whatever has it."""
+        source.rename(target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name; one that is not there is no error."""
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, path: Path) -> None:
+        """Return when the names in a folder are on the disk."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def list(self, path: Path) -> list[str]:
+        """Return the names in a folder, in no order."""
+        return [entry.name for entry in path.iterdir()]
+
+    def exists(self, path: Path) -> bool:
+        """Tell whether there is a file of that name."""
+        return path.is_file()
+
+    def read(self, path: Path) -> bytes:
+        """Return the whole of a small file. Raises `FileNotFoundError`."""
+        with path.open("rb") as file:
+            return file.read(_WHOLE_FILE_BYTES)
+
+    def touch(self, path: Path, when: float) -> None:
+        """Set a file's time of modification to `when`, in Unix seconds."""
+        os.utime(path, (when, when))
+
+    def look(self, path: Path) -> Seen:
+        """Return the state of a file by name. Raises `FileNotFoundError`."""
+        return _seen(path.stat())
+
+    def look_at(self, fd: int) -> Seen:
+        """Return the state of an open file."""
+        return _seen(os.fstat(fd))
+
+    def lock(self, fd: int) -> bool:
+        """Take the lock of an open file if nobody has it; tell whether it was got. Ends with the process."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextmanager
+    def folder_lock(self, path: Path) -> Iterator[None]:
+        """Hold a folder's lock, waiting for it: for what two processes that start together must not both do."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def room(self, path: Path) -> Room:
+        """Return how much the file system that holds `path` has left for us, and has in all."""
+        found = os.statvfs(path)
+        return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+def _seen(found: os.stat_result) -> Seen:
+    return Seen(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink)
+
+
+def create_locked(fs: FileSystem, path: Path) -> int | None:
+    """Create or open a file and take its lock; return its descriptor, or None when another holds the lock.
+
+    A file that lost its name before we had the lock (its holder removed or renamed it) is not the one meant, so
+    the name is tried again.
+    """
+    while True:
+        fd = fs.create(path)
+        try:
+            if not fs.lock(fd):
+                fs.close(fd)
+                return None
+            with suppress(FileNotFoundError):
+                if fs.look(path).inode == fs.look_at(fd).inode:
+                    return fd
+        except BaseException:
+            fs.close(fd)
+            raise
+        fs.close(fd)
+
+
+def publish(fs: FileSystem, fd: int, source: Path, target: Path) -> None:
+    """Make a finished file visible under its lasting name, durably. Everything that is published goes through here.
+
+    In this order: its bytes are synced, then it is renamed, then the folder is synced. A crash before the rename
+    leaves nothing under `target` (or what was there before); one after it leaves the whole file; and when this
+    returns, `target` survives a power cut. The caller has verified the bytes, and writes none while this runs.
+    """
+    fs.sync(fd)
+    fs.rename(source, target)
+    fs.sync_folder(target.parent)
+
+
+def write_durably(fs: FileSystem, data: bytes, temporary: Path, target: Path) -> None:
+    """Put a small file in place, whole or not at all. The temporary name holds a lock until it is renamed."""
+    fd = None
+    while fd is None:  # nobody else has this name: only a sweep can hold the lock, for a moment
+        fd = create_locked(fs, temporary)
+    try:
+        fs.truncate(fd, 0)
+        fs.write_at(fd, data, 0)
+        publish(fs, fd, temporary, target)
+    except BaseException:
+        fs.unlink(temporary)
+        raise
+    finally:
+        fs.close(fd)
+
+
+@contextmanager
+def full_disk(needed: int, room: Callable[[], Room]) -> Iterator[None]:
+    """Turn the system's word for a full disk, or a full quota, into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(needed, room().free) from error
+        raise

@@ -1,0 +1,267 @@
+"""Acquisitions on disk: a file in `incoming/` that is locked, filled, verified piece by piece, and published.
+
+A fill knows its store only as a `Host`. The descriptor of a fill outlives its commit, until `close`: it is then the
+package itself, under its lasting name, and those who follow the fill read on from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import weakref
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from .acquisition import ENDED, Acquisition, Host
+from .digest import Digest
+from .errors import ChunkMismatch, NoSpace, PackageCorrupt, PackageRejected
+from .filesystem import full_disk
+from .manifest import Chunk, Literal
+from .runs import Runs
+from .windows import PEEK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .manifest import Manifest
+
+GROW_BYTES = 8 * 1024 * 1024
+"""A stream reserves this much at a time, rather than look at the disk for each read from the network."""
+
+logger = logging.getLogger("store")
+
+
+class DiskFill(Acquisition):
+    """A fill; see `interface.Fill`. Made by `DiskStore.begin_fill`, which has locked and reserved the file."""
+
+    def __init__(self, host: Host, fd: int, path: Path, map_path: Path, manifest: Manifest) -> None:
+        super().__init__(host, fd, path, manifest.size)
+        self._manifest = manifest
+        self._map_path = map_path
+        self._runs = Runs()
+        self._have = bytearray(len(manifest.chunks))
+        self._offsets = [chunk.offset for chunk in manifest.chunks]
+        self._twins: dict[Digest, list[int]] = {}
+        for index, chunk in enumerate(manifest.chunks):
+            self._twins.setdefault(chunk.digest, []).append(index)
+        self._map_fd = -1
+        self._map_start = 0
+        self._close_map: weakref.finalize[[int], DiskFill] | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is being filled."""
+        return self._manifest
+
+    def missing(self) -> Sequence[Chunk]:
+        """Return the chunks not yet verified here, in package order."""
+        self.fileno()
+        return tuple(c for c, have in zip(self._manifest.chunks, self._have, strict=True) if not have)
+
+    def covered(self, offset: int) -> int:
+        """Return how many bytes from `offset` on are in the file and verified."""
+        if self._closed:
+            raise ValueError(ENDED)
+        return self._runs.covered(offset)
+
+    def write(self, chunk: Chunk, data: bytes | bytearray | memoryview) -> None:
+        """Verify `data` against `chunk` and put it wherever the package has that chunk."""
+        with self._call():
+            index = self._find_chunk(chunk)
+            if self._have[index]:
+                return
+            view = memoryview(data)
+            if view.nbytes != chunk.size or Digest.of(view) != chunk.digest:
+                raise ChunkMismatch(chunk, view.nbytes)
+            for twin in self._twins[chunk.digest]:
+                if not self._have[twin]:
+                    with full_disk(chunk.size, self._host.room):
+                        self._fs.write_at(self._fd, view, self._offsets[twin])
+                    self._mark(twin)
+
+    def commit(self) -> None:
+        """Verify the whole and publish it; the descriptor stays until `close`. Errors as `interface.Fill`."""
+        if not self._stop_accepting():
+            raise ValueError(ENDED)
+        try:
+            missing = self.missing()
+            if missing:
+                raise PackageCorrupt(self._manifest.digest, tuple(missing))
+            self._host.publish(self._fd, self._path, self._manifest.size, self._manifest, self._reserved)
+        except PackageCorrupt:
+            self._drop()
+            raise
+        except BaseException:
+            self._accept_again()  # nothing was published: the caller may try again, close or discard
+            raise
+        self._end_map()
+
+    def close(self) -> None:
+        """Keep what is verified for a later fill; after a commit, close the descriptor."""
+        if self._stop_accepting():
+            if any(self._have):
+                self._host.park(self._manifest)
+            else:
+                self._drop()
+        self._shut()
+
+    def prepare(self, *, resumed: bool) -> None:
+        """Put in what is here already: literals, what an earlier fill left, what other packages hold."""
+        if not resumed:
+            self._fs.truncate(self._fd, 0)
+        self._fs.reserve(self._fd, self._manifest.size)
+        self._begin_map()
+        for piece in self._manifest.pieces:
+            if isinstance(piece, Literal):
+                self._fs.write_at(self._fd, piece.data, piece.offset)
+                self._runs.add(piece.offset, piece.offset + piece.size)
+        if resumed:
+            for index, chunk in enumerate(self._manifest.chunks):
+                if self._arrived(chunk):
+                    self._mark(index)
+        for index, chunk in enumerate(self._manifest.chunks):
+            if not self._have[index] and (self._copy_twin(index) or self._copy_found(chunk)):
+                self._mark(index)
+
+    def _copy_twin(self, index: int) -> bool:
+        """Copy a chunk from elsewhere in this very package."""
+        chunk = self._manifest.chunks[index]
+        for twin in self._twins[chunk.digest]:
+            if self._have[twin]:
+                self._fs.copy_range(self._fd, self._offsets[twin], self._fd, chunk.offset, chunk.size)
+                return self._arrived(chunk)
+        return False
+
+    def _copy_found(self, chunk: Chunk) -> bool:
+        """Copy a chunk from another package. What arrived is hashed: the other file may have gone bad."""
+        place = self._host.find(chunk.digest)
+        if place is None or place.size != chunk.size:
+            return False
+        try:
+            lease = self._host.open_package(place.package)
+        except LookupError:  # removed since it was found
+            return False
+        with lease:
+            try:
+                self._fs.copy_range(lease.fileno(), place.offset, self._fd, chunk.offset, chunk.size)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                # The other package has gone bad: its own affair, and the scrub's. Here the chunk is missing.
+                logger.warning("chunk %s cannot be read from %s: %s", chunk.digest, place.package, error)
+                return False
+        return self._arrived(chunk)
+
+    def _arrived(self, chunk: Chunk) -> bool:
+        """Tell whether a chunk's bytes are in the file."""
+        data = memoryview(bytearray(min(chunk.size, PEEK_BYTES)))
+        hasher = blake3()
+        done = 0
+        while done < chunk.size:
+            got = self._fs.read_into(self._fd, data[: chunk.size - done], chunk.offset + done)
+            if got <= 0:
+                return False
+            hasher.update(data[:got])
+            done += got
+        return hasher.hexdigest() == chunk.digest
+
+    def _find_chunk(self, chunk: Chunk) -> int:
+        index = bisect_left(self._offsets, chunk.offset)
+        if index == len(self._offsets) or self._manifest.chunks[index] != chunk:
+            raise ValueError(f"{chunk} is no chunk of {self._manifest.digest}")
+        return index
+
+    def _mark(self, index: int) -> None:
+        """Count a chunk as there. The map comes last: another process may believe it only when it is true."""
+        chunk = self._manifest.chunks[index]
+        self._have[index] = 1
+        self._runs.add(chunk.offset, chunk.offset + chunk.size)
+        self._fs.write_at(self._map_fd, b"1", self._map_start + index)
+
+    def _begin_map(self) -> None:
+        """Write the map: a line with the digest of the manifest's JSON, then "0" or "1" for each of its chunks.
+
+        It is a hint to other processes, never evidence: after a crash the bytes themselves are hashed.
+        """
+        head = b"trionode map 1 %s\n" % Digest.of(self._manifest.to_json()).encode()
+        self._map_start = len(head)
+        self._map_fd = self._fs.create(self._map_path)
+        self._close_map = weakref.finalize(self, self._fs.close, self._map_fd)
+        self._close_map.atexit = False
+        self._fs.truncate(self._map_fd, 0)
+        self._fs.write_at(self._map_fd, head + b"0" * len(self._have), 0)
+
+    def _end_map(self) -> None:
+        self._fs.unlink(self._map_path)
+        self._shut_map()
+
+    def _shut_map(self) -> None:
+        if self._close_map is not None:
+            self._close_map()
+
+    def _drop(self) -> None:
+        self._end_map()
+        super()._drop()
+
+    def _shut(self) -> None:
+        self._shut_map()
+        super()._shut()
+
+
+class DiskStreamFill(Acquisition):
+    """A stream; see `interface.StreamFill`. Made by `DiskStore.begin_stream`, which has locked the file."""
+
+    def __init__(self, host: Host, fd: int, path: Path) -> None:
+        super().__init__(host, fd, path, 0)
+        self._size = 0
+        self._order = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes appended so far."""
+        return self._size
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add `data` at the end. On an error nothing of it counts."""
+        with self._call(), self._order:
+            view = memoryview(data)
+            self._grow(self._size + view.nbytes)
+            with full_disk(view.nbytes, self._host.room):
+                self._fs.write_at(self._fd, view, self._size)
+            self._size += view.nbytes
+
+    def commit(self) -> Manifest:
+        """Check, cut and publish; the descriptor stays until `close`. Errors as `interface.StreamFill`."""
+        if not self._stop_accepting():
+            raise ValueError(ENDED)
+        try:
+            self._fs.truncate(self._fd, self._size)  # what a failed append may have left
+            return self._host.publish(self._fd, self._path, self._size, None, self._reserved)
+        except PackageRejected:
+            self._drop()
+            raise
+        except BaseException:
+            self._accept_again()
+            raise
+
+    def close(self) -> None:
+        """Close the descriptor; before a commit, as `discard`: a stream cannot be resumed."""
+        self.discard()
+
+    def _grow(self, size: int) -> None:
+        if size <= self._reserved:
+            return
+        short = size - self._reserved
+        for step in (max(short, GROW_BYTES), short):
+            try:
+                self._host.reserve(step, self._reserved)
+            except NoSpace:
+                if step == short:
+                    raise
+            else:
+                self._reserved += step
+                return

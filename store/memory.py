@@ -1,0 +1,426 @@
+"""The store in memory: the same contract for tests, and a model to hold the disk store against.
+
+Packages are anonymous files (`memfd`), since what is sent needs a descriptor. Nothing outlives the process, so
+there is nothing to recover, every package is trusted, and a fill is resumed only within this store.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from .digest import Digest
+from .errors import (
+    ChunkMismatch,
+    FillBusy,
+    NoSpace,
+    PackageCorrupt,
+    PackageRejected,
+    VersionMissing,
+    VersionPresent,
+)
+from .interface import ChunkLocation, Usage, Version
+from .manifest import Chunk, Literal, Manifest
+from .reading import check, read_into, split_bytes
+from .runs import Runs
+from .space import Ledger
+from .zips import check_package
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from .interface import Ref, Store
+
+UNBOUNDED_BYTES = 1 << 40
+"""What a store without `max_bytes` says it has left: nothing real bounds it."""
+
+_ENDED = "the fill has ended"
+
+
+@dataclass(slots=True)
+class _Package:
+    """A committed package. `fd` closes with the last lease once it is `gone`."""
+
+    manifest: Manifest
+    fd: int
+    last_used: float
+    leases: int = 0
+    gone: bool = False
+
+
+class MemoryLease:
+    """A lease; see `interface.Lease`."""
+
+    def __init__(self, store: MemoryStore, package: _Package) -> None:
+        self._store = store
+        self._package = package
+        self._open = True
+
+    @property
+    def digest(self) -> Digest:
+        """The version that is held."""
+        return self._package.manifest.digest
+
+    @property
+    def size(self) -> int:
+        """Bytes in the package."""
+        return self._package.manifest.size
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the bytes are right: nobody else can reach them."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the open descriptor."""
+        if not self._open:
+            raise ValueError("the lease was given back")
+        return self._package.fd
+
+    def close(self) -> None:
+        """Give the lease back."""
+        with self._store.lock:
+            if self._open:
+                self._open = False
+                self._package.leases -= 1
+                _close_if_unused(self._package)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _close_if_unused(package: _Package) -> None:
+    if package.gone and package.leases == 0:
+        os.close(package.fd)
+
+
+class _Acquisition:
+    """What fills and streams share. All under the store's one lock: a model need not be fast."""
+
+    def __init__(self, store: MemoryStore, name: str, fd: int, reserved: int) -> None:
+        self._store = store
+        self._name = name
+        self._fd = fd
+        self._reserved = reserved
+        self._accepting = True
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Return the open descriptor; valid until `close` or `discard`."""
+        if self._closed:
+            raise ValueError(_ENDED)
+        return self._fd
+
+    def discard(self) -> None:
+        """Give the lock up and forget the bytes; after a commit, as `close`."""
+        with self._store.lock:
+            self._stop()
+            self._shut()
+
+    def _expect_accepting(self) -> None:
+        if not self._accepting:
+            raise ValueError(_ENDED)
+
+    def _stop(self) -> None:
+        """Take no more bytes and give up name and reservation; the descriptor stays."""
+        if self._accepting:
+            self._accepting = False
+            self._store.busy.discard(self._name)
+            self._store.ledger.release(self._reserved)
+
+    def _shut(self) -> None:
+        if not self._closed:
+            self._closed = True
+            os.close(self._fd)
+
+
+class MemoryFill(_Acquisition):
+    """A fill; see `interface.Fill`."""
+
+    def __init__(self, store: MemoryStore, fd: int, manifest: Manifest) -> None:
+        super().__init__(store, manifest.digest, fd, manifest.size)
+        self._manifest = manifest
+        self._runs = Runs()
+        self._have: set[Chunk] = set()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is being filled."""
+        return self._manifest
+
+    def missing(self) -> Sequence[Chunk]:
+        """Return the chunks not yet verified here, in package order."""
+        self.fileno()
+        return tuple(chunk for chunk in self._manifest.chunks if chunk not in self._have)
+
+    def covered(self, offset: int) -> int:
+        """Return how many bytes from `offset` on are there."""
+        self.fileno()
+        return self._runs.covered(offset)
+
+    def write(self, chunk: Chunk, data: bytes | bytearray | memoryview) -> None:
+        """Verify `data` against `chunk` and put it wherever the package has that chunk."""
+        with self._store.lock:
+            self._expect_accepting()
+            if chunk not in self._manifest.chunks:
+                raise ValueError(f"{chunk} is no chunk of {self._manifest.digest}")
+            if chunk in self._have:
+                return
+            view = memoryview(data)
+            if view.nbytes != chunk.size or Digest.of(view) != chunk.digest:
+                raise ChunkMismatch(chunk, view.nbytes)
+            for twin in self._manifest.chunks:
+                if twin.digest == chunk.digest:
+                    self.put(twin, bytes(view))
+
+    def put(self, piece: Chunk | Literal, data: bytes) -> None:
+        """Put verified bytes in their place. For the store, under its lock."""
+        os.pwrite(self._fd, data, piece.offset)
+        self._runs.add(piece.offset, piece.offset + piece.size)
+        if isinstance(piece, Chunk):
+            self._have.add(piece)
+
+    def commit(self) -> None:
+        """Verify the whole and make it a package; the descriptor stays until `close`."""
+        with self._store.lock:
+            self._expect_accepting()
+            bad = tuple(self.missing())
+            whole, _ = check(partial(read_into, self._fd), self._manifest)
+            self._stop()
+            if bad or not whole:
+                raise PackageCorrupt(self._manifest.digest, bad)
+            self._store.keep(self._manifest, self._fd)
+
+    def close(self) -> None:
+        """Keep what is verified for a later fill; after a commit, close the descriptor."""
+        with self._store.lock:
+            if self._accepting and self._have:
+                self._store.park(self._manifest, self._fd, self._have)
+            self._stop()
+            self._shut()
+
+
+class MemoryStreamFill(_Acquisition):
+    """A stream; see `interface.StreamFill`."""
+
+    def __init__(self, store: MemoryStore, name: str, fd: int) -> None:
+        super().__init__(store, f"stream {name}", fd, 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes appended so far."""
+        return self._reserved
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add `data` at the end."""
+        with self._store.lock:
+            self._expect_accepting()
+            view = memoryview(data)
+            self._store.reserve(view.nbytes, self._reserved)
+            os.pwrite(self._fd, bytes(view), self._reserved)
+            self._reserved += view.nbytes
+
+    def commit(self) -> Manifest:
+        """Check and cut the zip and make it a package; the descriptor stays until `close`."""
+        with self._store.lock:
+            self._expect_accepting()
+            reader = partial(read_into, self._fd)
+            try:
+                check_package(reader, self._reserved)
+            except PackageRejected:
+                self._stop()
+                raise
+            manifest = split_bytes(reader, self._reserved)
+            self._stop()
+            self._store.keep(manifest, self._fd)
+            return manifest
+
+    def close(self) -> None:
+        """Close the descriptor; before a commit, as `discard`."""
+        self.discard()
+
+
+class MemoryStore:
+    """`interface.Store` in memory; a context manager that closes."""
+
+    def __init__(self, *, max_bytes: int = 0) -> None:
+        self.lock = threading.RLock()
+        self.ledger = Ledger(max_bytes, 0)
+        self.busy: set[str] = set()  # digests and stream names that are being acquired
+        self._packages: dict[Digest, _Package] = {}
+        self._parked: dict[Digest, dict[Digest, bytes]] = {}
+        self._refs: dict[str, Ref] = {}
+
+    # -- what fills ask of their store --------------------------------------------------------------------------
+
+    def reserve(self, size: int, held: int) -> None:
+        """Count bytes as being filled, giving up parked fills for them."""
+        while True:
+            try:
+                self.ledger.reserve(size, UNBOUNDED_BYTES, UNBOUNDED_BYTES, held)
+            except NoSpace as error:
+                if type(error) is not NoSpace or not self._parked:
+                    raise
+                self._unpark(next(iter(self._parked)))
+            else:
+                return
+
+    def keep(self, manifest: Manifest, fd: int) -> None:
+        """Make the bytes behind a descriptor a package, unless it is here already."""
+        if manifest.digest not in self._packages:
+            self._packages[manifest.digest] = _Package(manifest, os.dup(fd), time.time())
+            self.ledger.store(manifest.size)
+
+    def park(self, manifest: Manifest, fd: int, have: set[Chunk]) -> None:
+        """Keep the verified chunks of an abandoned fill, and their space."""
+        self._parked[manifest.digest] = {c.digest: os.pread(fd, c.size, c.offset) for c in have}
+        self.ledger.filling += sum(map(len, self._parked[manifest.digest].values()))
+
+    def _unpark(self, digest: Digest) -> dict[Digest, bytes]:
+        parked = self._parked.pop(digest, {})
+        self.ledger.release(sum(map(len, parked.values())))
+        return parked
+
+    # -- the contract -------------------------------------------------------------------------------------------
+
+    def holds(self, digest: Digest) -> bool:
+        """Tell whether a package is committed."""
+        return digest in self._packages
+
+    def versions(self) -> Sequence[Version]:
+        """Return every committed package."""
+        with self.lock:
+            return [Version(d, p.manifest.size, p.last_used) for d, p in self._packages.items()]
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """Return a package's manifest."""
+        return self._package(digest).manifest
+
+    def lease(self, digest: Digest) -> MemoryLease:
+        """Hold a package open and count it as used."""
+        with self.lock:
+            package = self._package(digest)
+            package.leases += 1
+            package.last_used = time.time()
+            return MemoryLease(self, package)
+
+    def verify(self, digest: Digest) -> None:
+        """Hash every piece again."""
+        with self.lock:
+            package = self._package(digest)
+            whole, bad = check(partial(read_into, package.fd), package.manifest)
+            if not whole:
+                raise PackageCorrupt(digest, bad)
+
+    def find(self, digest: Digest) -> ChunkLocation | None:
+        """Return where a chunk lies, by looking everywhere."""
+        with self.lock:
+            for name, package in self._packages.items():
+                for chunk in package.manifest.chunks:
+                    if chunk.digest == digest:
+                        return ChunkLocation(name, chunk.offset, chunk.size)
+            return None
+
+    def begin_fill(self, manifest: Manifest) -> MemoryFill:
+        """Reserve, put in what is here already, and return the fill."""
+        digest = manifest.digest
+        with self.lock:
+            if digest in self._packages:
+                raise VersionPresent(digest)
+            if digest in self.busy:
+                raise FillBusy(digest)
+            parked = self._unpark(digest)
+            self.reserve(manifest.size, 0)
+            fill = MemoryFill(self, os.memfd_create(digest), manifest)
+            self.busy.add(digest)
+            for piece in manifest.pieces:
+                if isinstance(piece, Literal):
+                    fill.put(piece, piece.data)
+                    continue
+                place = self.find(piece.digest)
+                data = parked.get(piece.digest)
+                if data is None and place is not None:
+                    data = os.pread(self._packages[place.package].fd, place.size, place.offset)
+                if data is not None and Digest.of(data) == piece.digest and len(data) == piece.size:
+                    fill.put(piece, data)
+            return fill
+
+    def begin_stream(self, name: str) -> MemoryStreamFill:
+        """Begin a package of unknown size."""
+        with self.lock:
+            self.reserve(1, 0)
+            self.ledger.release(1)
+            if f"stream {name}" in self.busy:
+                raise FillBusy(name)
+            fill = MemoryStreamFill(self, name, os.memfd_create("stream"))
+            self.busy.add(f"stream {name}")
+            return fill
+
+    def ref(self, meeting_id: str) -> Ref | None:
+        """Return a meeting's ref."""
+        return self._refs.get(meeting_id)
+
+    def refs(self) -> Sequence[Ref]:
+        """Return all refs."""
+        with self.lock:
+            return tuple(self._refs.values())
+
+    def set_ref(self, ref: Ref) -> None:
+        """Switch a meeting to a version."""
+        with self.lock:
+            self._package(ref.digest)
+            self._refs[ref.meeting_id] = ref
+
+    def drop_ref(self, meeting_id: str) -> None:
+        """Forget a meeting."""
+        with self.lock:
+            self._refs.pop(meeting_id, None)
+
+    def remove(self, digest: Digest) -> None:
+        """Forget a version, and the refs that still name it."""
+        with self.lock:
+            self._refs = {i: ref for i, ref in self._refs.items() if ref.digest != digest}
+            package = self._packages.pop(digest, None)
+            if package is not None:
+                self.ledger.forget(package.manifest.size)
+                package.gone = True
+                _close_if_unused(package)
+
+    def usage(self) -> Usage:
+        """Return how much space is used."""
+        with self.lock:
+            return Usage(self.ledger.stored, self.ledger.filling, UNBOUNDED_BYTES, self.ledger.limit)
+
+    def close(self) -> None:
+        """Close every descriptor; leases still out stay readable."""
+        with self.lock:
+            for package in self._packages.values():
+                package.gone = True
+                _close_if_unused(package)
+            self._packages.clear()
+
+    def _package(self, digest: Digest) -> _Package:
+        package = self._packages.get(digest)
+        if package is None:
+            raise VersionMissing(digest)
+        return package
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+if TYPE_CHECKING:
+
+    def _keeps_the_contract(store: MemoryStore) -> Store:
+        return store

@@ -1,0 +1,166 @@
+"""What the store knows about zips: where members' bytes lie, and whether a zip is a whole package.
+
+Everything read here may be hostile, so what `zipfile` raises for it is listed once, and a directory is read into
+memory only up to a bound. Opens nothing: callers pass a reader.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import PackageRejected
+from .windows import ReadInto, read_exactly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed import WriteableBuffer
+
+HOSTILE = (
+    zipfile.BadZipFile,  # what zipfile means to raise
+    struct.error,  # records cut short
+    ValueError,  # seeks before the start, names that do not decode, and our own bound on reads
+    NotImplementedError,  # a version or a method it does not know
+    EOFError,  # members cut short
+    OSError,  # seeks it refuses
+    OverflowError,  # sizes beyond 64 bits
+    RuntimeError,  # encrypted members
+    IndexError,  # extra fields that lie about their length
+    zlib.error,
+)
+"""All that `zipfile` raises for bytes that are no sound zip. `PackageChanged` is none of them."""
+
+MAX_DIRECTORY_BYTES = 4 * 1024 * 1024
+"""The longest directory that is cut by members (some 40,000 of them); it is carried in the manifest."""
+
+CHECK_DIRECTORY_BYTES = 64 * 1024 * 1024
+"""The longest directory of a zip that is accepted from a stream."""
+
+_READ_BYTES = 1024 * 1024
+_LOCAL = struct.Struct("<4s22xHH")
+_END = struct.Struct("<4s16xH")
+_CHECKED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class _File(io.RawIOBase):
+    """A reader with a position, as `zipfile` wants it, that refuses to read more than `limit` bytes at once."""
+
+    def __init__(self, read_into: ReadInto, size: int, limit: int) -> None:
+        self._read_into = read_into
+        self._size = size
+        self._limit = limit
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
+            raise ValueError(f"there is no byte {at}")
+        self._at = at
+        return at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        count = left if size is None or size < 0 else min(size, left)
+        if count > self._limit:
+            raise ValueError(f"{count} bytes at once are more than a sound zip needs")
+        data = bytearray(count)
+        read_exactly(self._read_into, memoryview(data), self._at)
+        self._at += count
+        return bytes(data)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Where the data of a zip's members and its directory lie, as the zip says: (offset, size) in bytes."""
+
+    ranges: tuple[tuple[int, int], ...]
+    directory: int
+
+
+def find_members(read_into: ReadInto, size: int) -> Members | None:
+    """Return where a zip's members lie, or None for bytes that are no zip, or whose directory is too long.
+
+    What the zip says is not checked against anything but each member's own header: ranges may overlap or lie
+    outside the file. Raises `PackageChanged` when the file ends before `size`.
+    """
+    try:
+        with zipfile.ZipFile(_File(read_into, size, MAX_DIRECTORY_BYTES)) as archive:
+            ranges = tuple(_data_ranges(read_into, size, archive))
+            return Members(ranges, archive.start_dir)
+    except HOSTILE:
+        return None
+
+
+def _data_ranges(read_into: ReadInto, size: int, archive: zipfile.ZipFile) -> Iterator[tuple[int, int]]:
+    header = memoryview(bytearray(_LOCAL.size))
+    for info in archive.infolist():
+        if not 0 <= info.header_offset <= size - len(header):
+            continue
+        read_exactly(read_into, header, info.header_offset)
+        signature, name_size, extra_size = _LOCAL.unpack(header)
+        # The local header's own lengths decide: they often differ from those in the directory.
+        if signature == b"PK\x03\x04":
+            yield info.header_offset + _LOCAL.size + name_size + extra_size, info.compress_size
+
+
+def check_package(read_into: ReadInto, size: int) -> None:
+    """Read a package whole, as a client that unpacks it would. Raises `PackageRejected` with the reason.
+
+    A package opens as a zip, ends with its directory's end record, and has a member besides ERROR.txt; every
+    member's bytes are there with the right checksum (for encrypted members and rare methods: are there).
+    """
+    if size == 0:
+        raise PackageRejected("it is empty")
+    try:
+        with zipfile.ZipFile(_File(read_into, size, CHECK_DIRECTORY_BYTES)) as archive:
+            _check_end(read_into, size, len(archive.comment))
+            members = archive.infolist()
+            if not members:
+                raise PackageRejected("it has no members")
+            if all(info.filename == "ERROR.txt" for info in members):
+                raise PackageRejected("it holds only ERROR.txt")
+            for info in members:
+                _check_member(archive, info, size)
+    except HOSTILE as error:
+        raise PackageRejected(f"not a whole zip: {str(error) or type(error).__name__}") from error
+
+
+def _check_end(read_into: ReadInto, size: int, comment_size: int) -> None:
+    """Check that nothing follows the end record: zipfile looks for it anywhere near the end."""
+    record = memoryview(bytearray(_END.size))
+    start = size - len(record) - comment_size
+    if start >= 0:
+        read_exactly(read_into, record, start)
+        if _END.unpack(record) == (b"PK\x05\x06", comment_size):
+            return
+    raise PackageRejected("it does not end where its directory says")
+
+
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> None:
+    if info.flag_bits & 0x1 or info.compress_type not in _CHECKED_METHODS:
+        if info.header_offset + info.compress_size > size:
+            raise PackageRejected(f"member {info.filename[:80]!r} is cut short")
+        return
+    with archive.open(info) as member:
+        while member.read(_READ_BYTES):
+            pass
