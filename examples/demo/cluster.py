@@ -1,0 +1,154 @@
+"""A master with the shim, and nodes around it: started, waited for, and asked how they are."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import trio
+
+from examples.demo.packages import Package, make_documents, make_package
+from examples.demo.processes import DemoError, Server, Servers, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+WAIT_SECONDS = 25.0
+"""How long any step may take on a slow machine before the demo gives up and says so."""
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """A meeting to make a package for: `documents` of about `size` bytes each."""
+
+    id: str
+    title: str
+    documents: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that runs."""
+
+    name: str
+    address: str
+    server: Server
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.address}"
+
+
+class Cluster:
+    """The servers of the demo. `folder` is the demo's own; `client` is closed by its owner."""
+
+    def __init__(self, folder: Path, servers: Servers, client: httpx.AsyncClient) -> None:
+        self._folder = folder
+        self._servers = servers
+        self._client = client
+        self._master_address = f"127.0.0.1:{free_port()}"
+        self.master_server: Server | None = None
+        self.packages: dict[str, Package] = {}
+        self.nodes: list[Node] = []
+
+    @property
+    def master(self) -> str:
+        """The master's URL."""
+        return f"http://{self._master_address}"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of everyone who can send a package, by host:port. The master comes last."""
+        return {**{node.address: node.name for node in self.nodes}, self._master_address: "master"}
+
+    async def make_packages(self, meetings: tuple[Meeting, ...]) -> None:
+        """Put a package and a title for each meeting into the master's folder."""
+        folder = self._folder / "packages"
+        folder.mkdir()
+        for meeting in meetings:
+            documents = make_documents(meeting.documents, meeting.size, seed=meeting.id)
+            path = folder / f"{meeting.id}.zip"
+            path.with_suffix(".json").write_text(json.dumps({"title": meeting.title}), encoding="utf-8")
+            make = functools.partial(make_package, path, documents, title=meeting.title)
+            self.packages[meeting.id] = await trio.to_thread.run_sync(make)
+
+    async def start_master(self) -> Server:
+        """Run `master-shim serve` over the packages; return when it answers."""
+        port = self._master_address.rpartition(":")[2]
+        packages = str(self._folder / "packages")
+        server = self._servers.start(
+            "master", "master-shim", "serve", "--packages", packages, "--host", "127.0.0.1", "--port", port
+        )
+        self.master_server = server
+        await self.until("the master answers", server, lambda: self._answers(f"{self.master}/"))
+        return server
+
+    def start_node(self, name: str) -> Node:
+        """Run `trionode serve` with a storage folder and a port of its own; return at once."""
+        port = str(free_port())
+        address = f"127.0.0.1:{port}"
+        server = self._servers.start(
+            name,
+            *("trionode", "serve", "--main-server", self.master, "--node-address", address),
+            *("--storage-path", str(self._folder / name), "--host", "127.0.0.1", "--port", port),
+        )
+        node = Node(name, address, server)
+        self.nodes.append(node)
+        return node
+
+    async def wait_ready(self, node: Node) -> None:
+        """Wait until a node says that it is ready."""
+        await self.until(f"{node.name} is ready", node.server, lambda: self._answers(f"{node.url}/ready"))
+
+    async def wait_holds(self, node: Node, package: Package) -> None:
+        """Wait until the master has heard that a node holds a version of a package."""
+        url = f"{self.master}/api/v1/packages/{package.digest}/nodes"
+
+        async def heard() -> bool:
+            entries = await self._json(url)
+            return any(
+                entry["address"] == node.address and not entry.get("filling") for entry in entries or []
+            )
+
+        await self.until(f"the master knows that {node.name} holds {package.path.name}", node.server, heard)
+
+    async def bytes_fetched(self, node: Node) -> int:
+        """Return how many bytes a node has received from the master since it started."""
+        status = await self._json(f"{node.url}/api/status")
+        if status is None:
+            raise DemoError(f"{node.name} does not tell its status")
+        return int(status["bytes_fetched"])
+
+    async def until(self, what: str, server: Server, check: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until `check` is true. Raises `DemoError` when `server` ends, or after `WAIT_SECONDS`."""
+        with trio.move_on_after(WAIT_SECONDS):
+            while True:
+                server.check()
+                if await check():
+                    return
+                await trio.sleep(POLL_SECONDS)
+        raise DemoError(
+            f"waited {WAIT_SECONDS:.0f} s in vain until {what}; last lines of {server.name}:\n{server.tail()}"
+        )
+
+    async def _answers(self, url: str) -> bool:
+        try:
+            return (await self._client.get(url)).status_code < httpx.codes.BAD_REQUEST
+        except httpx.TransportError:
+            return False
+
+    async def _json(self, url: str) -> Any:
+        """Return the JSON of a successful answer, None for any other or none at all."""
+        try:
+            answer = await self._client.get(url)
+        except httpx.TransportError:
+            return None
+        return answer.json() if answer.status_code == httpx.codes.OK else None

@@ -1,0 +1,224 @@
+"""The demo itself: one master, three nodes, sixty tablets, and what happens to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import trio
+
+from examples.demo.cluster import Cluster, Meeting, Node
+from examples.demo.packages import FIRST_BUILD, rebuild
+from examples.demo.processes import DemoError
+from examples.demo.show import Show, megabytes
+from examples.demo.tablets import Outcome, download_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MEETINGS = (
+    Meeting("budget", "Budget for the coming year", 8, 1_000_000),
+    Meeting("planning", "Town planning committee", 6, 1_000_000),
+    Meeting("board", "Meeting of the board", 10, 1_000_000),
+)
+
+NODES = 3
+TABLETS = 60
+
+SLOW_BYTES_PER_SECOND = 3_000_000
+"""What a tablet takes while a node is killed: slow enough to be seen, and to be cut off."""
+
+DOWNLOAD_SECONDS = 40.0
+"""When sixty downloads have not ended after this long, something is wrong."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What goes into the summary. `wrong` counts downloads without the right digest."""
+
+    first: list[Outcome] = field(default_factory=list)
+    second: list[Outcome] = field(default_factory=list)
+    fetched: dict[str, int] = field(default_factory=dict)
+    wrong: int = 0
+
+    @property
+    def right(self) -> bool:
+        """Whether every tablet got what it should."""
+        return self.wrong == 0 and len(self.first) == len(self.second) == TABLETS
+
+
+class Story:
+    """The chapters, in the order in which `run` tells them."""
+
+    def __init__(self, cluster: Cluster, show: Show) -> None:
+        self.cluster = cluster
+        self.show = show
+        self.result = Result()
+        self.killed: Node | None = None
+
+    async def run(self) -> Result:
+        """Tell the whole story. Raises `DemoError` when it cannot go on."""
+        await self.start_master()
+        await self.start_nodes()
+        await self.first_downloads()
+        await self.update()
+        await self.lose_a_node()
+        self.summary()
+        return self.result
+
+    async def start_master(self) -> None:
+        """Make the packages and start a master over their folder."""
+        self.show.chapter("A master with three meetings")
+        await self.cluster.make_packages(MEETINGS)
+        for meeting in MEETINGS:
+            package = self.cluster.packages[meeting.id]
+            self.show.say(
+                f"{package.path.name:<14} {megabytes(package.size):>9}  "
+                f"{meeting.documents:2} documents  [dim]{meeting.title}[/]"
+            )
+        server = await self.cluster.start_master()
+        self.show.command(server.command)
+        self.show.outcome(True, f"the master answers at {self.cluster.master}")
+
+    async def start_nodes(self) -> None:
+        """Start the nodes and wait until the master knows that each has every package."""
+        self.show.chapter("Three nodes, each a process of its own")
+        for number in range(1, NODES + 1):
+            self.show.command(self.cluster.start_node(f"node-{number}").server.command)
+        for node in self.cluster.nodes:
+            await self.cluster.wait_ready(node)
+            for package in self.cluster.packages.values():
+                await self.cluster.wait_holds(node, package)
+            self.show.outcome(True, f"{node.name} is ready at {node.url} and holds all three packages")
+
+    async def first_downloads(self) -> None:
+        """Let the tablets download, undisturbed."""
+        self.show.chapter("Sixty tablets download at the same moment")
+        self.show.say(
+            f"Each asks {self.cluster.master}/api/v1/meetings/ID/download-package and is sent to a node."
+        )
+        with self.show.shares(self.cluster.names, self._total()) as on_bytes:
+            self.result.first = await self._download(0.0, on_bytes)
+        self._judge(self.result.first)
+
+    async def update(self) -> None:
+        """Replace one document of a package and see what the nodes fetch."""
+        self.show.chapter("One document changes")
+        meeting, old = MEETINGS[-1], self.cluster.packages[MEETINGS[-1].id]
+        before = {node.name: await self.cluster.bytes_fetched(node) for node in self.cluster.nodes}
+        made_at = FIRST_BUILD + timedelta(hours=1)
+        new = await trio.to_thread.run_sync(
+            lambda: rebuild(old, made_at=made_at, replaced=[4], title=meeting.title)
+        )
+        self.cluster.packages[meeting.id] = new
+        self.show.say(
+            f"{new.path.name} is built again: one of its {meeting.documents} documents is new "
+            f"({megabytes(new.new_bytes)}), and so is every time stamp in its {megabytes(new.size)}."
+        )
+        for node in self.cluster.nodes:
+            await self.cluster.wait_holds(node, new)
+            fetched = await self.cluster.bytes_fetched(node) - before[node.name]
+            self.result.fetched[node.name] = fetched
+            self.show.outcome(
+                fetched < new.size / 2,
+                f"{node.name} has the new version and fetched {megabytes(fetched)} for it, "
+                f"{fetched / new.size:.1%} of the package ({fetched / new.new_bytes:.3f} × what is new)",
+            )
+
+    async def lose_a_node(self) -> None:
+        """Kill the busiest node while tablets download."""
+        self.show.chapter("A node dies in the middle of it")
+        sent: Counter[str] = Counter()
+        names = self.cluster.names
+        total = self._total()
+
+        async def strike() -> None:
+            while sent.total() < total / 3:
+                await trio.sleep(0.01)
+            victim = max(self.cluster.nodes, key=lambda node: sent[node.address])
+            victim.server.kill()
+            self.killed = victim
+            self.show.say(
+                f"[bold red]kill -9 {victim.server.pid}[/]  {victim.name} is gone, a third of the way"
+            )
+
+        with self.show.shares(names, total) as on_bytes:
+            # Counted here as well, to know when a third is over and who is busiest.
+            def note(sender: str, count: int) -> None:
+                sent[sender] += count
+                on_bytes(sender, count)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(strike)
+                self.result.second = await self._download(SLOW_BYTES_PER_SECOND, note)
+        cut = [outcome for outcome in self.result.second if outcome.broken]
+        moved = Counter(names.get(outcome.origin, "nobody") for outcome in cut)
+        self.show.say(
+            f"{len(cut)} tablets were cut off and asked the master again. They got the package from: "
+            + ", ".join(f"{name} ({count})" for name, count in sorted(moved.items()))
+        )
+        self._judge(self.result.second)
+
+    def summary(self) -> None:
+        """Show the figures in one table, and the verdict."""
+        result = self.result
+        rows: list[list[str]] = []
+        for address, name in self.cluster.names.items():
+            row = [name]
+            for outcomes in (result.first, result.second):
+                sizes = [outcome.size for outcome in outcomes if outcome.origin == address]
+                row += [str(len(sizes)), megabytes(sum(sizes))]
+            rows.append([*row, megabytes(result.fetched[name]) if name in result.fetched else ""])
+        header = ("", "tablets served", "bytes", "after the kill", "bytes", "fetched for the update")
+        self.show.table("Who sent what", header, rows)
+        count = len(result.first) + len(result.second)
+        self.show.outcome(
+            result.right, f"{count - result.wrong} of {2 * TABLETS} downloads have the right digest"
+        )
+
+    async def keep(self) -> None:
+        """Show what can be tried, and wait for ever."""
+        self.show.chapter("Yours to try, until Ctrl-C")
+        board = self.cluster.packages[MEETINGS[-1].id]
+        path = f"/api/v1/meetings/{MEETINGS[-1].id}/download-package"
+        lines = [f"curl -s {self.cluster.master}/api/v1/nodes/list"]
+        lines.append(f"curl -L -o {board.path.name} {self.cluster.master}{path}")
+        for node in self.cluster.nodes:
+            if node is not self.killed:
+                lines.append(f"curl -s {node.url}/api/status")
+                lines.append(f"curl -I {node.url}{path}")
+        for line in lines:
+            self.show.command((line,))
+        self.show.say(
+            f"The packages are in {board.path.parent}: replace one by a rename and watch the nodes follow."
+        )
+        await trio.sleep_forever()
+
+    def _wanted(self) -> list[str]:
+        """Return which meeting each tablet is in: dealt out evenly."""
+        return [MEETINGS[number % len(MEETINGS)].id for number in range(TABLETS)]
+
+    def _total(self) -> int:
+        return sum(self.cluster.packages[meeting_id].size for meeting_id in self._wanted())
+
+    async def _download(self, rate: float, on_bytes: Callable[[str, int], None]) -> list[Outcome]:
+        with trio.move_on_after(DOWNLOAD_SECONDS):
+            return await download_all(
+                self.cluster.master, self._wanted(), bytes_per_second=rate, on_bytes=on_bytes
+            )
+        raise DemoError(f"{TABLETS} downloads did not end within {DOWNLOAD_SECONDS:.0f} s")
+
+    def _judge(self, outcomes: Sequence[Outcome]) -> None:
+        """Compare every digest with that of the package as it is in the master's folder."""
+        wrong = [o for o in outcomes if o.digest != self.cluster.packages[o.meeting_id].digest]
+        self.result.wrong += len(wrong)
+        self.show.outcome(
+            not wrong, f"{len(outcomes) - len(wrong)} of {len(outcomes)} tablets got the right bytes"
+        )
+        for outcome in wrong:
+            self.show.say(
+                f"[red]{outcome.meeting_id}: {outcome.size} bytes of {outcome.digest or 'nothing'}, "
+                f"after {outcome.broken}[/]"
+            )
