@@ -1,0 +1,98 @@
+"""Our node as a running process, started in each of its three ways."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx
+from blake3 import blake3
+
+from tests.support.processes import free_port
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.support.processes import Process, Spawner
+
+Start = Literal["serve", "module", "hypercorn", "hypercorn-trio"]
+STARTS: tuple[Start, ...] = ("serve", "module", "hypercorn", "hypercorn-trio")
+
+BIN = Path(sys.executable).parent
+
+
+class OurNode:
+    """A node that runs as a process; `get` and friends talk to it over HTTP."""
+
+    def __init__(self, process: Process, port: int, storage: Path) -> None:
+        self.process = process
+        self.port = port
+        self.storage = storage
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def package_url(self, meeting_id: str) -> str:
+        return f"{self.url}/api/v1/meetings/{meeting_id}/download-package"
+
+    async def get(self, path: str, **options: Any) -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            return await client.get(f"{self.url}{path}", **options)
+
+    async def download(self, meeting_id: str, **options: Any) -> httpx.Response:
+        return await self.get(f"/api/v1/meetings/{meeting_id}/download-package", **options)
+
+    async def status(self) -> dict[str, Any]:
+        answer = await self.get("/api/status")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def synced(self) -> list[str]:
+        try:
+            answer = await self.get("/ready")
+        except httpx.HTTPError as error:
+            assert self.process.returncode is None, self.process.log()
+            raise AssertionError("not up yet") from error
+        found: list[str] = answer.json().get("synced", [])
+        return found
+
+    async def until_synced(self, *meeting_ids: str, within: float = 20.0) -> None:
+        async def check() -> bool:
+            return set(meeting_ids) <= set(await self.synced())
+
+        await eventually(check, within=within, what=f"synced {meeting_ids}")
+
+    async def until_up(self) -> None:
+        async def check() -> bool:
+            await self.synced()
+            return True
+
+        await eventually(check, within=20, what="the node answers")
+
+
+def run_node(
+    spawn: Spawner, master_url: str, storage: Path, *, start: Start = "serve", port: int = 0, **settings: object
+) -> OurNode:
+    """Start a node in one of its ways, on 127.0.0.1; `settings` by their names, passed as environment variables."""
+    port = port or free_port()
+    env = {
+        "MAIN_SERVER_URL": master_url,
+        "NODE_ADDRESS": str(settings.pop("node_address", f"127.0.0.1:{port}")),
+        "STORAGE_PATH": str(storage),
+        **{f"TRIONODE_{name.upper()}": str(value) for name, value in settings.items() if name != "sync_interval"},
+    }
+    if "sync_interval" in settings:
+        env["SYNC_INTERVAL"] = str(settings["sync_interval"])
+    commands: dict[Start, tuple[str | Path, ...]] = {
+        "serve": (BIN / "trionode", "serve", "--host", "127.0.0.1", "--port", str(port)),
+        "module": (sys.executable, "-m", "trionode", "--host", "127.0.0.1", "--port", str(port)),
+        "hypercorn": (BIN / "hypercorn", "-b", f"127.0.0.1:{port}", "trionode:app"),
+        "hypercorn-trio": (BIN / "hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "trionode:app"),
+    }
+    return OurNode(spawn(*commands[start], env=env, name=f"node-{start}"), port, storage)
+
+
+def digest_of(data: bytes) -> str:
+    return blake3(data).hexdigest()

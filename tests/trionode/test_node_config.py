@@ -1,0 +1,123 @@
+"""Settings: three spellings, in order of strength; a wrong value is named."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import BIN
+from trionode.config import Settings, flag_of, load_settings, variable_of
+from trionode.errors import SettingError
+
+CONTRACT = {
+    "main_server": ("MAIN_SERVER_URL", "--main-server", "http://127.0.0.1:8000"),
+    "node_address": ("NODE_ADDRESS", "--node-address", "localhost:8001"),
+    "storage_path": ("STORAGE_PATH", "--storage-path", Path("./storage")),
+    "sync_interval": ("SYNC_INTERVAL", "--sync-interval", 300.0),
+    "node_id": ("NODE_ID", "--node-id", ""),
+    "host": ("TRIONODE_HOST", "--host", "0.0.0.0"),
+    "port": ("TRIONODE_PORT", "--port", 8001),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_names_and_defaults_are_the_deployed_ones(name: str):
+    variable, flag, default = CONTRACT[name]
+    assert (variable_of(name), flag_of(name), getattr(load_settings(environ={}), name)) == (variable, flag, default)
+
+
+def test_every_setting_is_a_flag_of_serve_that_the_help_explains():
+    help_text = subprocess.run([BIN / "trionode", "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    for field in fields(Settings):
+        assert flag_of(field.name) in help_text
+        assert variable_of(field.name) in help_text
+
+
+def test_flag_over_environment_over_file(tmp_path: Path):
+    file = tmp_path / "node.toml"
+    file.write_text('port = 1\nsync_interval = 2\nmax_bytes = "3K"\n')
+    environ = {"TRIONODE_CONFIG": str(file), "TRIONODE_PORT": "4", "SYNC_INTERVAL": "5"}
+    settings = load_settings({"port": "6", "host": None}, environ)
+    assert (settings.port, settings.sync_interval, settings.max_bytes, settings.host) == (6, 5.0, 3072, "0.0.0.0")
+
+
+def test_an_empty_variable_sets_nothing():
+    assert load_settings(environ={"NODE_ADDRESS": "", "TRIONODE_CONFIG": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("main_server", "192.168.1.10:8000"),
+        ("main_server", "ftp://master"),
+        ("main_server", "http://master:99999"),
+        ("main_server", "http://"),
+        ("node_address", "just-a-host"),
+        ("node_address", "host:0"),
+        ("node_address", "host:70000"),
+        ("node_address", "http://host:1"),
+        ("node_address", "a b:1"),
+        ("storage_path", ""),
+        ("sync_interval", "soon"),
+        ("sync_interval", "0"),
+        ("sync_interval", "nan"),
+        ("sync_interval", True),
+        ("node_id", "../x"),
+        ("port", "eighty"),
+        ("port", "65536"),
+        ("port", 1.5),
+        ("port", True),
+        ("max_bytes", "-1"),
+        ("max_bytes", "1.5"),
+        ("max_bytes", "10 apples"),
+        ("max_downloads", "-1"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_wrong_value_names_setting_value_and_what_is_allowed(name: str, value: object):
+    with pytest.raises(SettingError) as caught:
+        load_settings({name: value}, {})
+    error = caught.value
+    assert (error.setting, error.value) == (name, value)
+    assert name in str(error)
+    assert error.allowed in str(error)
+    assert flag_of(name) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("1024", 1024), ("5K", 5 << 10), ("1.5G", 3 << 29), ("2TiB", 2 << 40), ("7 mb", 7 << 20)],
+)
+def test_bytes_are_written_as_people_write_them(text: str, number: int):
+    assert load_settings({"max_bytes": text}, {}).max_bytes == number
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [("portt = 1", "portt"), ("port = ", "config"), ('port = "x"', "port"), ("\xff", "config")]
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: str, named: str):
+    file = tmp_path / "node.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingError) as caught:
+        load_settings(environ={}, config=file)
+    assert caught.value.setting == named
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(SettingError, match=r"gone\.toml"):
+        load_settings(environ={}, config=tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize("command", [("trionode", "serve"), ("python", "-m", "trionode")])
+def test_a_wrong_setting_ends_the_command_with_status_2(command: tuple[str, ...]):
+    ended = subprocess.run(
+        [BIN / command[0], *command[1:], "--port", "eighty"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "'port'" in ended.stderr
+    assert "eighty" in ended.stderr
+    assert "0 to 65535" in ended.stderr

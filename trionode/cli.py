@@ -1,0 +1,163 @@
+"""The command `trionode`: `serve` runs a node, `status` shows one that runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+import httpx
+from cyclopts import Parameter
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from .config import load_settings
+from .errors import SettingError
+from .logs import configure_logs
+from .server.runner import EXIT_USAGE, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STATUS_SECONDS = 5.0
+EXIT_NOT_RUNNING = 3
+
+cli = cyclopts.App(
+    name="trionode",
+    help="Lets this machine send the packages of meetings to tablets, in place of a master that cannot send them all.",
+    version=version("trionode"),
+    result_action="return_value",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status. 2: what was asked for cannot be understood."""
+    try:
+        # Help and version return nothing.
+        return cli(arguments) or 0
+    except SettingError as error:
+        print(f"trionode: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+@cli.command(name="serve")
+def serve_command(
+    *,
+    main_server: str | None = None,
+    node_address: str | None = None,
+    storage_path: str | None = None,
+    sync_interval: str | None = None,
+    node_id: str | None = None,
+    host: str | None = None,
+    port: str | None = None,
+    max_bytes: str | None = None,
+    min_free_bytes: str | None = None,
+    max_downloads: str | None = None,
+    log_level: str | None = None,
+    config: Path | None = None,
+) -> int:
+    """Run a node until it is told to stop (SIGTERM, Ctrl-C).
+
+    A flag is stronger than an environment variable, and that than the TOML file.
+
+    Parameters
+    ----------
+    main_server
+        URL of the master. [MAIN_SERVER_URL, default http://127.0.0.1:8000]
+    node_address
+        host:port by which clients reach this node. [NODE_ADDRESS, default localhost:8001]
+    storage_path
+        Folder for the packages. [STORAGE_PATH, default ./storage]
+    sync_interval
+        Seconds between two full looks at the master. [SYNC_INTERVAL, default 300]
+    node_id
+        Name of this node at the master; made once and kept in the storage folder if not given. [NODE_ID]
+    host
+        Address to listen on. [TRIONODE_HOST, default 0.0.0.0]
+    port
+        Port to listen on. [TRIONODE_PORT, default 8001]
+    max_bytes
+        What the storage may hold, such as 50G; 0 for no limit. [TRIONODE_MAX_BYTES, default 0]
+    min_free_bytes
+        What stays free on the disk, such as 2G. [TRIONODE_MIN_FREE_BYTES, default 0]
+    max_downloads
+        Downloads at once; 0 for no limit. [TRIONODE_MAX_DOWNLOADS, default 0]
+    log_level
+        debug, info, warning or error. [TRIONODE_LOG_LEVEL, default info]
+    config
+        TOML file with any of these settings. [TRIONODE_CONFIG]
+    """
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    settings = load_settings(flags, config=config)
+    configure_logs(settings.log_level)
+    return serve(settings)
+
+
+@cli.command
+def status(
+    url: str | None = None,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    config: Path | None = None,
+) -> int:
+    """Show what a running node holds and does.
+
+    Parameters
+    ----------
+    url
+        Where the node listens; by default the port of the settings on this machine.
+    as_json
+        Print the node's answer as JSON.
+    config
+        TOML file with the node's settings. [TRIONODE_CONFIG]
+    """
+    if url is None:
+        url = f"http://127.0.0.1:{load_settings(config=config).port}"
+    try:
+        # A proxy of the environment has no business between this machine and its own node.
+        answer = httpx.get(f"{url.rstrip('/')}/api/status", timeout=STATUS_SECONDS, trust_env=False)
+        report = answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        print(f"no node answers at {url}: {error}", file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    if answer.status_code != 200:
+        print(f"the node at {url} says: {report.get('detail', answer.status_code)}", file=sys.stderr)
+        return EXIT_NOT_RUNNING
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, indent=2))
+    else:
+        _print_status(report)
+    return 0
+
+
+def _print_status(report: dict[str, Any]) -> None:
+    console = Console()
+    connected = "connected" if report["connected"] else "[red]not connected[/]"
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("node", f"{report['node_id']} at {report['node_ip']}:{report['node_port']}"),
+        ("master", f"{report['main_server']}, {connected}, last looked at {report['last_sync'] or 'never'}"),
+        ("sync", report["sync_status"]),
+        ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
+        ("downloads", f"{report['active_downloads']} now, {report['downloads_finished']} finished"),
+        ("bytes", f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched"),
+    ):
+        facts.add_row(f"[bold]{name}", value)
+    console.print(facts)
+    table = Table("meeting", "title", "state", "size", "files", "version")
+    for meeting in report["active_meetings"]:
+        state = f"{meeting['state']}: {meeting['reason']}" if meeting["reason"] else meeting["state"]
+        digest = (meeting["version"] or "")[:12]
+        table.add_row(
+            meeting["id"],
+            meeting["title"],
+            state,
+            decimal(meeting["size"]),
+            str(meeting["file_count"]),
+            digest,
+        )
+    console.print(table if report["active_meetings"] else "no meeting is in progress")

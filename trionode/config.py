@@ -1,0 +1,204 @@
+"""Settings: one table, read from flags, environment and a TOML file, in that order of strength.
+
+Nothing is read when this module is imported; `load_settings` is called by whoever starts a node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CONFIG_VARIABLE = "TRIONODE_CONFIG"
+"""Names the TOML file when no `--config` flag does."""
+
+LEGACY_VARIABLES = {
+    "main_server": "MAIN_SERVER_URL",
+    "node_address": "NODE_ADDRESS",
+    "storage_path": "STORAGE_PATH",
+    "sync_interval": "SYNC_INTERVAL",
+    "node_id": "NODE_ID",
+}
+"""The deployed node's names; every other setting `x` is `TRIONODE_X`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set on a node. The deployed node's defaults, where it has the setting.
+
+    Bytes are bytes, intervals seconds; 0 means "no limit" where a limit is meant.
+    """
+
+    main_server: str = "http://127.0.0.1:8000"
+    node_address: str = "localhost:8001"
+    storage_path: Path = Path("./storage")
+    sync_interval: float = 300.0
+    node_id: str = ""
+    host: str = "0.0.0.0"
+    port: int = 8001
+    max_bytes: int = 0
+    min_free_bytes: int = 0
+    max_downloads: int = 0
+    log_level: str = "info"
+
+
+def variable_of(setting: str) -> str:
+    """Return the name of the environment variable of `setting`."""
+    return LEGACY_VARIABLES.get(setting, f"TRIONODE_{setting.upper()}")
+
+
+def flag_of(setting: str) -> str:
+    """Return the command-line flag of `setting`."""
+    return "--" + setting.replace("_", "-")
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Read the settings: `flags` (None values are flags not given) over `environ` over the TOML file.
+
+    Raises `SettingError`, which names the setting, the value, where it came from and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    found: dict[str, tuple[object, str]] = {}
+    if config is None and environ.get(CONFIG_VARIABLE):
+        config = Path(environ[CONFIG_VARIABLE])
+    if config is not None:
+        found.update({name: (value, str(config)) for name, value in _read_toml(config).items()})
+    for name in _PARSERS:
+        variable = variable_of(name)
+        # An empty variable is one that a unit file or a compose file left blank: it sets nothing.
+        if environ.get(variable):
+            found[name] = (environ[variable], f"environment variable {variable}")
+        if flags is not None and flags.get(name) is not None:
+            found[name] = (flags[name], f"flag {flag_of(name)}")
+    return Settings(**{name: _parse(name, value, source) for name, (value, source) in found.items()})
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingError("config", path, "a TOML file that exists", "--config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError("config", path, f"a readable TOML file ({error})", "--config") from error
+    for name in table:
+        if name not in _PARSERS:
+            raise SettingError(name, table[name], "one of " + ", ".join(_PARSERS), str(path))
+    return table
+
+
+def _parse(name: str, value: object, source: str) -> Any:
+    parser, allowed = _PARSERS[name]
+    try:
+        return parser(value)
+    except (ValueError, TypeError):
+        raise SettingError(name, value, allowed, source) from None
+
+
+def _url(value: object) -> str:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    # `parts.port` raises ValueError for a port that is none.
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.port == 0:
+        raise ValueError
+    return text
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+
+
+def _address(value: object) -> str:
+    host, colon, port = _text(value).rpartition(":")
+    if not colon or not _HOST.fullmatch(host) or not 1 <= int(port) <= 65535:
+        raise ValueError
+    return f"{host}:{int(port)}"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError
+    return value.strip()
+
+
+_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+def _node_id(value: object) -> str:
+    if not _NODE_ID.fullmatch(text := _text(value)):
+        raise ValueError
+    return text
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = int(value) if isinstance(value, str) else value
+        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    def parse(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise TypeError
+        number = float(value)
+        if not low <= number <= high:  # also refuses NaN
+            raise ValueError
+        return number
+
+    return parse
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _bytes(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise TypeError
+    match = _BYTES.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError
+    return int(float(match[1]) * _UNITS[match[2].upper()]) if match[2] else int(match[1])
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if (text := _text(value).lower()) not in choices:
+            raise ValueError
+        return text
+
+    return parse
+
+
+_PARSERS: dict[str, tuple[Callable[[object], object], str]] = {
+    "main_server": (_url, "an http or https URL such as http://192.168.1.10:8000"),
+    "node_address": (_address, "host:port as clients reach this node, such as 192.168.1.21:8001"),
+    "storage_path": (
+        lambda value: Path(value if isinstance(value, Path) else _text(value)),
+        "a folder's path",
+    ),
+    "sync_interval": (_seconds(1, 86400), "seconds, from 1 to 86400"),
+    "node_id": (_node_id, "1 to 128 letters, digits, '.', '_', ':' or '-'"),
+    "host": (_text, "a host name or address to listen on"),
+    "port": (_whole(0, 65535), "a port, from 0 to 65535 (0: any free one)"),
+    "max_bytes": (_bytes, "bytes, or a number with K, M, G or T (1024 each); 0 for no limit"),
+    "min_free_bytes": (_bytes, "bytes, or a number with K, M, G or T (1024 each); 0 for no limit"),
+    "max_downloads": (_whole(0, 1_000_000), "a number of downloads at once, from 0 (no limit) to 1000000"),
+    "log_level": (_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
+}
+assert _PARSERS.keys() == {field.name for field in fields(Settings)}

@@ -1,0 +1,75 @@
+"""How Quart hands a response to the server, for packages: without its 60 s limit, never read whole, surely released."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from quart.utils import encode_headers
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioResponse
+
+from ..errors import FillFailed
+
+if TYPE_CHECKING:
+    from quart.wrappers import Request
+
+    from .body import PackageBody
+
+EXIT_STACK = "trionode.exit_stack"
+"""Key of the ASGI scope under which a request finds what is closed when its connection is done with it."""
+
+FINAL_SECONDS = 5.0
+"""What handing over the empty last message may take, while the client's disconnection must not interrupt it."""
+
+_log = structlog.get_logger("trionode.delivery")
+
+
+class PackageResponse(TrioResponse):
+    """A response whose body is a slice of a package (or none, for HEAD, 304 and 416)."""
+
+    def __init__(self, status: int, body: PackageBody | None) -> None:
+        super().__init__(b"", status=status, content_type="application/zip")
+        self.package = body
+        # Quart cuts a response off, in silence, after 60 s otherwise. A slow client is not a broken one.
+        self.timeout = None
+
+
+class PackageConnection(TrioASGIHTTPConnection):
+    """One HTTP request. What its handler opened is closed when this call ends, however it ends."""
+
+    async def handle_request(self, nursery: trio.Nursery, request: Request, send: Any) -> None:  # type: ignore[override]
+        """Handle the request with an exit stack in its scope."""
+        with ExitStack() as stack:
+            request.scope[EXIT_STACK] = stack  # type: ignore[literal-required]
+            await super().handle_request(nursery, request, send)
+
+    async def _send_response(self, send: Any, response: Any) -> None:
+        if not isinstance(response, PackageResponse):
+            await super()._send_response(send, response)
+            return
+        headers = encode_headers(response.headers)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if response.package is not None and not await self._send_package(send, response.package):
+            # Returning without the last message makes the server cut the connection: the client sees a failure and
+            # never a short file.
+            return
+        # Once this message is out, Hypercorn tells the other half of the request that the client is gone, which
+        # cancels this one in the middle of making the connection idle: it would then never be closed (measured).
+        with trio.move_on_after(FINAL_SECONDS, shield=True):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_package(self, send: Any, package: PackageBody) -> bool:
+        """Send the body; tell whether all of it went out."""
+        reason = "the fill it followed has failed"
+        with package.sending():
+            try:
+                async for data in package.windows():
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            except FillFailed as error:
+                reason = error.reason
+        if not package.whole:
+            _log.warning("a download was cut off", path=self.scope["path"], why=reason)
+        return package.whole

@@ -1,0 +1,121 @@
+"""From a meeting and perhaps a version to what a request is answered from: a trusted lease, or the fill to follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from store import VersionMissing
+
+from ..errors import FillFailed, MeetingUnknown, OriginError, OriginUnreachable, VersionGone
+from ..sync.plan import Check, State
+
+if TYPE_CHECKING:
+    from store import Digest, Lease
+
+    from ..sync.fetch import ActiveFill
+    from ..sync.meetings import Meeting, Meetings
+
+ABSENT_SECONDS = 2.0
+"""For so long what the master did not name is absent without asking again: hostile ids never become its work."""
+
+SETTLE_SECONDS = 20.0
+"""How long a request waits to hear what there is to send. Tablets want the headers within 30 s."""
+
+
+async def acquire(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease | ActiveFill:
+    """Return what a request is answered from; the caller closes a lease, and follows a fill with `followed`.
+
+    `version` None means the current one; a given one is exact. Raises `MeetingUnknown`, `VersionGone`, `FillFailed`,
+    `OriginUnreachable`, `OriginError`. Waits up to `SETTLE_SECONDS`.
+    """
+    with trio.move_on_after(SETTLE_SECONDS):
+        while True:
+            source = await _acquire_once(meetings, meeting_id, version)
+            if source is not None:
+                return source
+    raise FillFailed("the master has not yet said which version is current")
+
+
+async def _acquire_once(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease | ActiveFill | None:
+    """Return a source, or None after waiting for something that may have changed what there is."""
+    if version is not None and (lease := await _lease(meetings, version)) is not None:
+        return lease
+    meeting = await _find(meetings, meeting_id, version)
+    if meeting is None:
+        return await _not_in_progress(meetings, meeting_id, version)
+    fill = meeting.fill
+    # A fill that was going on when a doubt came may be bringing what is no longer current: only a request for
+    # that very version follows it.
+    if fill is not None and (meeting.state is State.FILLING if version is None else version == fill.digest):
+        return await _join(fill)
+    if meeting.state in {State.UNCONFIRMED, State.CHECKING, State.FILLING}:
+        await meeting.moved.wait()
+        return None
+    return await (_current(meetings, meeting) if version is None else _asked_for(meetings, meeting, version))
+
+
+async def _find(meetings: Meetings, meeting_id: str, version: Digest | None) -> Meeting | None:
+    meeting = meetings.get(meeting_id)
+    if meeting is not None:
+        return meeting
+    try:
+        await meetings.look(younger_than=ABSENT_SECONDS)
+    except (OriginUnreachable, OriginError):
+        # While the master is away, what is stored is the best there is.
+        if version is not None or meetings.store.ref(meeting_id) is None:
+            raise
+    return meetings.get(meeting_id)
+
+
+async def _not_in_progress(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease:
+    """Answer for a meeting that is not in progress as far as anybody can tell: late tablets still get what is here."""
+    if version is not None:
+        raise VersionGone(version)
+    ref = meetings.store.ref(meeting_id)
+    lease = None if ref is None else await _lease(meetings, ref.digest)
+    if lease is None:
+        raise MeetingUnknown(meeting_id)
+    return lease
+
+
+async def _current(meetings: Meetings, meeting: Meeting) -> Lease | None:
+    """Answer from a meeting whose last check is over, one way or the other."""
+    ref = meetings.store.ref(meeting.id)
+    if ref is None or not (meeting.state is State.CURRENT or meeting.unreachable):
+        raise FillFailed(meeting.reason)
+    lease = await _lease(meetings, ref.digest)
+    if lease is None:
+        # Evicted, or corrupt and removed: the promise is taken back, and kept anew.
+        meetings.doubt(meeting)
+    return lease
+
+
+async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest) -> None:
+    """Ask the master about a version this node has not heard of: a client was sent here for it."""
+    if trio.current_time() - meeting.checked_at < ABSENT_SECONDS:
+        raise VersionGone(version)
+    if not meeting.working:
+        meetings.want(meeting, Check.ROUTINE)
+    await meeting.moved.wait()
+
+
+async def _lease(meetings: Meetings, digest: Digest) -> Lease | None:
+    """Return a trusted lease, or None when the version is not here whole."""
+    if not await meetings.is_whole(digest):
+        return None
+    try:
+        return meetings.store.lease(digest)
+    except VersionMissing:
+        return None
+
+
+async def _join(fill: ActiveFill) -> ActiveFill | None:
+    try:
+        await fill.begun()
+    except FillFailed:
+        # The meeting's state, which the end of the fill has moved, says what there is instead.
+        return None
+    # One that is over already is answered from the store, like any other version.
+    return None if fill.finished else fill

@@ -1,0 +1,93 @@
+"""What can go wrong in the node, typed and with fields. Pure; the table in `app` maps these to answers."""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Base of every error the node raises on purpose."""
+
+
+class SettingError(NodeError):
+    """A setting has a value it cannot have.
+
+    `setting` is its one name, `source` where the value came from, `allowed` what would have been right.
+    """
+
+    def __init__(self, setting: str, value: object, allowed: str, source: str) -> None:
+        super().__init__(f"setting {setting!r} (from {source}) is {str(value)[:200]!r}; allowed: {allowed}")
+        self.setting = setting
+        self.value = value
+        self.allowed = allowed
+        self.source = source
+
+
+class InvalidRequest(NodeError):
+    """A client's request cannot be understood; `detail` says why."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class MeetingUnknown(NodeError):
+    """The master does not have this meeting in progress, and nothing is stored for it."""
+
+    def __init__(self, meeting_id: str) -> None:
+        super().__init__(f"no meeting {meeting_id[:80]!r} is in progress")
+        self.meeting_id = meeting_id
+
+
+class VersionGone(NodeError):
+    """The version a client was promised is not here, and the origin no longer says it is current."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"version {version} is no longer to be had")
+        self.version = version
+
+
+class OriginUnreachable(NodeError):
+    """The master did not answer: refused, timed out, or cut the connection."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the master cannot be reached: {what}")
+        self.what = what
+
+
+class OriginError(NodeError):
+    """The master answered, and the answer cannot be used. `status` is its HTTP status."""
+
+    def __init__(self, what: str, status: int = 0) -> None:
+        super().__init__(f"the master's answer cannot be used: {what}")
+        self.what = what
+        self.status = status
+
+
+class FillFailed(NodeError):
+    """The fill a client was following ended without a package."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the package could not be fetched: {reason}")
+        self.reason = reason
+
+
+class AtCapacity(NodeError):
+    """As many downloads as `max_downloads` allows are under way."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} downloads are under way, which is this node's limit")
+        self.limit = limit
+
+
+class NodeStopped(NodeError):
+    """The node is starting, stopping or has failed, and serves no packages."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"this node is not serving: {why}")
+        self.why = why
+
+
+class KeyRequired(NodeError):
+    """The route changes or shows the node's configuration, and no key protects it."""
+
+    def __init__(self) -> None:
+        super().__init__("this route needs a key, and none is configured; change settings on the machine itself")

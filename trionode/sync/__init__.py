@@ -1,0 +1,1 @@
+"""From a change at the master to a package on this disk."""

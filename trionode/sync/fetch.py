@@ -1,0 +1,325 @@
+"""Fills: from the master's bytes to a committed version, with requests following on the way.
+
+A fill belongs to the node's nursery, not to a request: a client that leaves stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from store import ChunkMismatch, FillBusy, StoreError, VersionPresent
+
+from ..errors import FillFailed, NodeError, OriginError, OriginUnreachable, VersionGone
+from ..signals import Signal
+from .plan import retry_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from random import Random
+
+    from store import Chunk, Digest, Fill, Manifest, Readable, Store, StreamFill
+
+    from .sources import Master, PackageBody
+
+BATCH_BYTES = 1 << 20
+"""Adjacent missing chunks are asked for together up to this size: less, and the requests cost more than the bytes."""
+
+LANES = 2
+"""Requests outstanding at the origin: while one body is verified and written, the other is on its way."""
+
+TRIES = 6
+"""How often one range is asked for before the fill fails. The waits between them add up to about half a minute."""
+
+HOLD_BACK_BYTES = 64 << 10
+"""The last bytes of a package follow only after the whole was found right: a client can then never take a body that
+failed at its end for a finished one. A zip cannot be opened without them."""
+
+APPEND_BYTES = 256 << 10
+"""How much of a streamed body is gathered before it is written: small for followers, large for a thread."""
+
+PROBE_BYTES = 64 << 10
+"""How much of a legacy master's package a routine check reads."""
+
+TIMED_MEMBER = b"README.txt"
+LOCAL_HEADER_BYTES = 30
+"""Deployed masters put the time of generation into the first member, whose name follows the fixed local header."""
+
+BUSY_POLL_SECONDS = 0.5
+"""How often another process's fill of the same version is looked at."""
+
+_log = structlog.get_logger("trionode.fetch")
+
+
+class ActiveFill:
+    """A fill that is going on, as the requests that follow it see it.
+
+    `digest` and `size` (bytes) are None while nobody knows them: a legacy master says neither.
+    """
+
+    def __init__(self, meeting_id: str, digest: Digest | None = None, size: int | None = None) -> None:
+        self.meeting_id = meeting_id
+        self.digest = digest
+        self.size = size
+        self.error: Exception | None = None
+        self.finished = False
+        self._file: _File | None = None
+        self._followers = 0
+        self._sending: set[trio.CancelScope] = set()
+        self._moved = Signal()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file that is being filled."""
+        assert self._file is not None, "a follower reads only what `available` promised"
+        return self._file.readable.fileno()
+
+    async def available(self, offset: int) -> int:
+        """Wait until bytes from `offset` on may be sent, and return how many; 0 at the end of the package.
+
+        Raises `FillFailed` when the fill has failed; what was sent so far is then the beginning of no package.
+        """
+        while True:
+            if self.error is not None:
+                raise FillFailed(str(self.error)) from self.error
+            ready = self._ready(offset)
+            if ready > 0 or self.finished:
+                return ready
+            await self._moved.wait()
+
+    async def begun(self) -> None:
+        """Wait until it is known whether this becomes a package: some bytes may be sent, or the fill has ended.
+
+        Raises `FillFailed` like `available`: what can still be answered by an error is.
+        """
+        await self.available(0)
+
+    async def over(self) -> None:
+        """Wait until the fill has ended, well or not."""
+        while not self.finished:
+            await self._moved.wait()
+
+    def _ready(self, offset: int) -> int:
+        if self._file is None:
+            return 0
+        covered = self._file.covered(offset)
+        if self.finished:
+            return covered
+        return max(0, min(covered, self._file.size() - HOLD_BACK_BYTES - offset))
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Keep the file open for as long as somebody reads it, also after the fill is over."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            self._close_if_unused()
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Cut off what is done inside once the fill fails, even where it waits for a client that reads nothing."""
+        with trio.CancelScope() as scope:
+            self._sending.add(scope)
+            try:
+                yield
+            finally:
+                self._sending.discard(scope)
+
+    def begin_manifest(self, fill: Fill) -> None:
+        """Let followers see a fill whose size is known. It is closed when this has ended and nobody follows."""
+        self._file = _File(fill, fill.covered, lambda: fill.manifest.size, fill.close)
+        self.advance()
+
+    def forget(self, fill: Fill) -> None:
+        """Have the file of a fill removed at its end, and not kept to go on from."""
+        assert self._file is not None
+        self._file = replace(self._file, release=fill.discard)
+
+    def begin_stream(self, stream: StreamFill) -> None:
+        """Let followers see a stream. It is given up when this has ended and nobody follows."""
+        # After a commit, discarding a stream only closes its descriptor.
+        self._file = _File(stream, lambda offset: max(0, stream.size - offset), lambda: stream.size, stream.discard)
+        self.advance()
+
+    def advance(self) -> None:
+        """Wake the followers: bytes were added, or the fill is over."""
+        self._moved.give()
+
+    def finish(self, error: Exception | None = None) -> None:
+        """End the fill, well or with `error`. Ending twice is no error: the first end counts."""
+        if not self.finished:
+            self.finished = True
+            self.error = error
+            self.advance()
+            if error is not None:
+                for scope in self._sending:
+                    scope.cancel()
+            self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self.finished and not self._followers and self._file is not None:
+            self._file.release()
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file being filled, whichever way: how much is there from an offset on, how large it is so far, and its end."""
+
+    readable: Readable
+    covered: Callable[[int], int]
+    size: Callable[[], int]
+    release: Callable[[], None]
+
+
+async def fill_from_manifest(
+    store: Store, master: Master, manifest: Manifest, active: ActiveFill, chance: Random
+) -> None:
+    """Bring the version of `manifest` here: what other versions have is copied, the rest is fetched in ranges.
+
+    Returns when it is committed, by whomever. Raises `StoreError`, `VersionGone`, `OriginUnreachable` or
+    `OriginError`; what was verified stays in `incoming/` to go on from, unless the version is gone.
+    """
+    fill = await _begin(store, manifest)
+    if fill is None:
+        return
+    active.begin_manifest(fill)
+    try:
+        missing = fill.missing()
+        _log.info(
+            "filling",
+            meeting=active.meeting_id,
+            version=manifest.digest,
+            size=manifest.size,
+            missing=sum(chunk.size for chunk in missing),
+        )
+        await _run_lanes(master, fill, deque(plan_batches(missing)), active, chance)
+        await trio.to_thread.run_sync(fill.commit)
+    except VersionGone:
+        # Nobody will ever ask for the rest: what is there helps the next version, through no fill of this one.
+        active.forget(fill)
+        raise
+
+
+async def _begin(store: Store, manifest: Manifest) -> Fill | None:
+    """Begin the fill, after another process's fill of the same version if need be; None if that one finished it."""
+    while True:
+        try:
+            return await trio.to_thread.run_sync(store.begin_fill, manifest)
+        except VersionPresent:
+            return None
+        except FillBusy:
+            await trio.sleep(BUSY_POLL_SECONDS)
+
+
+def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
+    """Group chunks (in package order) that lie side by side into requests of up to `BATCH_BYTES`."""
+    batch: list[Chunk] = []
+    for chunk in missing:
+        if batch:
+            adjacent = batch[-1].offset + batch[-1].size == chunk.offset
+            if not adjacent or chunk.offset + chunk.size - batch[0].offset > BATCH_BYTES:
+                yield tuple(batch)
+                batch = []
+        batch.append(chunk)
+    if batch:
+        yield tuple(batch)
+
+
+async def _run_lanes(
+    master: Master, fill: Fill, batches: deque[tuple[Chunk, ...]], active: ActiveFill, chance: Random
+) -> None:
+    """Work through `batches` in `LANES` tasks. The first error stops all and is raised as it is, not in a group."""
+    failed: list[Exception] = []
+
+    async def run_lane() -> None:
+        try:
+            while batches:
+                await _fetch_batch(master, fill, batches.popleft(), chance)
+                active.advance()
+        except (NodeError, StoreError) as error:
+            failed.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(LANES):
+            nursery.start_soon(run_lane)
+    if failed:
+        raise failed[0]
+
+
+async def _fetch_batch(master: Master, fill: Fill, batch: tuple[Chunk, ...], chance: Random) -> None:
+    """Fetch one range and put its chunks in place; a lost connection or a wrong byte is tried again."""
+    start, stop = batch[0].offset, batch[-1].offset + batch[-1].size
+    for failures in range(1, TRIES + 1):
+        try:
+            data = memoryview(await master.fetch_range(fill.manifest.digest, start, stop))
+            for chunk in batch:
+                piece = data[chunk.offset - start : chunk.offset - start + chunk.size]
+                await trio.to_thread.run_sync(fill.write, chunk, piece)
+            return
+        except (OriginUnreachable, OriginError, ChunkMismatch) as error:
+            if failures == TRIES:
+                raise
+            _log.warning("a range is asked for again", start=start, stop=stop, failures=failures, why=str(error))
+            await trio.sleep(retry_seconds(failures, chance.random()))
+
+
+async def fill_from_stream(store: Store, master: Master, active: ActiveFill) -> Manifest:
+    """Take a legacy master's whole package; commit it only once the zip was found whole.
+
+    Raises `MeetingUnknown`, `OriginUnreachable`, `OriginError`, `PackageRejected`, `NoSpace`; nothing is then kept:
+    a stream cannot be resumed, for nobody says that the next one will have the same bytes.
+    """
+    async with master.package(active.meeting_id) as body:
+        stream = await _begin_stream(store, active.meeting_id)
+        active.begin_stream(stream)
+        await _append_all(stream, body, active)
+        return await trio.to_thread.run_sync(stream.commit)
+
+
+async def _begin_stream(store: Store, meeting_id: str) -> StreamFill:
+    while True:
+        try:
+            return await trio.to_thread.run_sync(store.begin_stream, meeting_id)
+        except FillBusy:
+            await trio.sleep(BUSY_POLL_SECONDS)
+
+
+async def _append_all(stream: StreamFill, body: PackageBody, active: ActiveFill) -> None:
+    pending = bytearray()
+    async for data in body:
+        pending += data
+        if len(pending) >= APPEND_BYTES:
+            await trio.to_thread.run_sync(stream.append, pending)
+            pending = bytearray()
+            active.advance()
+    if pending:
+        await trio.to_thread.run_sync(stream.append, pending)
+    if body.size is not None and body.size != stream.size:
+        raise OriginUnreachable(f"{stream.size} bytes of {body.size} arrived")
+
+
+async def begins_alike(master: Master, meeting_id: str, stored: Readable) -> bool:
+    """Tell whether a legacy master's package begins with the bytes of `stored`, the time it was generated included.
+
+    Reads no more than `PROBE_BYTES` and closes the connection: a look at 300 meetings' worth of unchanged packages
+    must not cost the master 300 packages. False when the stored package says no time, for then nothing is known.
+    """
+    beginning = os.pread(stored.fileno(), PROBE_BYTES, 0)
+    if not beginning[LOCAL_HEADER_BYTES:].startswith(TIMED_MEMBER):
+        return False
+    received = bytearray()
+    async with master.package(meeting_id) as body:
+        async for data in body:
+            received += data
+            if len(received) >= len(beginning):
+                break
+    return bytes(received[: len(beginning)]) == beginning

@@ -1,0 +1,309 @@
+"""Every meeting this node knows, and the one task that works on each.
+
+The looks at the master say what to check; a check confirms what is stored or fills what is not; requests join
+what is going on. States and plans are decided in `plan`; here they are carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from store import NoSpace, PackageCorrupt, Ref, StoreError, VersionMissing
+
+from ..errors import FillFailed, NodeError, OriginError, OriginUnreachable
+from ..signals import Request, Signal
+from .fetch import ActiveFill, begins_alike, fill_from_manifest, fill_from_stream
+from .members import count_members
+from .plan import Check, Event, Look, Seen, State, move, plan_look, retry_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from store import Digest, Lease, Manifest, Store
+
+    from .sources import Master
+
+_log = structlog.get_logger("trionode.sync")
+
+
+@dataclass(eq=False)
+class Meeting:
+    """What this node knows of one meeting in progress. Owned by `Meetings`; others only read it."""
+
+    id: str
+    title: str
+    state: State = State.UNCONFIRMED
+    reason: str = ""
+    unreachable: bool = False
+    failures: int = 0
+    checked_at: float = -inf
+    """When the last check ended, well or not, in the clock of the running program (seconds)."""
+    file_count: int = 0
+    fill: ActiveFill | None = None
+    wanted: Check | None = None
+    working: bool = False
+    asked: Request = field(default_factory=Request)
+    moved: Signal = field(default_factory=Signal)
+    """Given at every event of the state table, whether or not the state changes by it."""
+
+
+class Meetings:
+    """The meetings of one node. Its tasks run in `nursery`, which the node owns and sets before anything is asked."""
+
+    def __init__(
+        self,
+        store: Store,
+        master: Master,
+        chance: Random,
+        make_room: Callable[[int], Awaitable[bool]],
+    ) -> None:
+        self.store = store
+        self.nursery: trio.Nursery
+        self.changed = Request()
+        """Asks for a heartbeat: what one says has changed."""
+        self.token: str | None = None
+        self.last_look = 0.0
+        """When the master last answered a look, in Unix seconds."""
+        self.look_error = ""
+        self._master = master
+        self._chance = chance
+        self._make_room = make_room
+        self._meetings: dict[str, Meeting] = {}
+        self._seen: Seen | None = None
+        self._looked_at = -inf
+        self._look_lock = trio.Lock()
+        # One at a time: two would only take the disk from each other.
+        self._verify_lock = trio.Lock()
+
+    # -- What others read
+
+    def in_progress(self) -> list[Meeting]:
+        """Return the meetings the master last said are in progress."""
+        return list(self._meetings.values())
+
+    def promised(self) -> dict[str, Digest]:
+        """Return the version of every meeting whose complete, verified, current package is here."""
+        current = (meeting for meeting in self._meetings.values() if meeting.state is State.CURRENT)
+        refs = ((meeting.id, self.store.ref(meeting.id)) for meeting in current)
+        return {meeting_id: ref.digest for meeting_id, ref in refs if ref is not None}
+
+    def filling(self) -> list[ActiveFill]:
+        """Return the fills that are going on."""
+        return [meeting.fill for meeting in self._meetings.values() if meeting.fill is not None]
+
+    # -- Looks
+
+    async def look(self, *, full: bool = False, younger_than: float = 0.0) -> None:
+        """Ask the master what is in progress, and start what follows from it.
+
+        A look that ended less than `younger_than` seconds ago is good enough. Raises `OriginUnreachable` or
+        `OriginError`.
+        """
+        async with self._look_lock:
+            if younger_than and trio.current_time() - self._looked_at < younger_than:
+                return
+            try:
+                now = await self._master.look()
+            except NodeError as error:
+                self.look_error = str(error)
+                raise
+            self.look_error = ""
+            self.last_look = time.time()
+            self._looked_at = trio.current_time()
+            await self._apply(now, full=full)
+
+    async def _apply(self, now: Look, *, full: bool) -> None:
+        first = self._seen is None
+        plan = plan_look(self._seen, now, full=full)
+        self._seen = plan.seen
+        self.token = now.token
+        for meeting_id in plan.ended:
+            self._move(self._meetings.pop(meeting_id), Event.END)
+            _log.info("meeting ended", meeting=meeting_id)
+        for meeting_id, title in now.meetings.items():
+            meeting = self._meetings.get(meeting_id)
+            if meeting is None:
+                self._meetings[meeting_id] = Meeting(meeting_id, title)
+                _log.info("meeting in progress", meeting=meeting_id, title=title)
+            else:
+                meeting.title = title
+        for meeting_id in plan.doubted:
+            self._move(self._meetings[meeting_id], Event.DOUBT)
+        for meeting_id, check in plan.checks.items():
+            self.want(self._meetings[meeting_id], check)
+        if plan.ended or plan.checks or first:
+            self.changed.ask()
+            await self._keep_refs()
+
+    async def _keep_refs(self) -> None:
+        """Write into the refs which meetings have ended: their versions may go after a grace time."""
+        for ref in self.store.refs():
+            in_progress = ref.meeting_id in self._meetings
+            if ref.in_progress != in_progress:
+                ended_at = 0.0 if in_progress else time.time()
+                ref = replace(ref, in_progress=in_progress, ended_at=ended_at)
+                await trio.to_thread.run_sync(self.store.set_ref, ref)
+
+    # -- Checks and fills
+
+    def want(self, meeting: Meeting, check: Check) -> None:
+        """Have `meeting` checked, by the task that works on it already or by a new one."""
+        meeting.wanted = max(meeting.wanted or check, check)
+        meeting.asked.ask()
+        if not meeting.working:
+            meeting.working = True
+            self.nursery.start_soon(self._work, meeting)
+
+    async def _work(self, meeting: Meeting) -> None:
+        """Check until nothing is wanted; what failed is tried again, later and later, unless it is asked for sooner."""
+        try:
+            while meeting.state is not State.ENDED and meeting.wanted is not None:
+                check, meeting.wanted = meeting.wanted, None
+                meeting.asked = Request()
+                await self._check_once(meeting, check)
+                if meeting.state is State.FAILED:
+                    meeting.failures += 1
+                    with trio.move_on_after(retry_seconds(meeting.failures, self._chance.random())):
+                        await meeting.asked.taken()
+                    self.want(meeting, check)
+        finally:
+            meeting.working = False
+
+    async def _check_once(self, meeting: Meeting, check: Check) -> None:
+        """Check, fill if need be, and move the meeting's state."""
+        self._move(meeting, Event.CHECK)
+        try:
+            await self._check(meeting, check)
+        except (NodeError, StoreError, OSError) as error:
+            # OSError: a disk that fails at one package must not take the others down.
+            meeting.reason = str(error)
+            meeting.unreachable = isinstance(error, OriginUnreachable)
+            _log.warning("meeting not synced", meeting=meeting.id, why=meeting.reason)
+            self._move(meeting, Event.FAIL)
+        finally:
+            meeting.checked_at = trio.current_time()
+
+    async def _check(self, meeting: Meeting, check: Check) -> None:
+        known = await self._trusted_version(meeting.id)
+        try:
+            manifest = await self._master.manifest(meeting.id, known)
+        except OriginError as error:
+            if self._master.protocol or error.status not in {404, 405}:
+                raise
+            await self._check_legacy(meeting, check, known)
+            return
+        if manifest is not None and not await self.is_whole(manifest.digest):
+            await self._fill(meeting, manifest)
+        current = manifest.digest if manifest is not None else known
+        assert current is not None, "only a request that names a version can be answered 304"
+        await self._confirm(meeting, current)
+
+    async def _check_legacy(self, meeting: Meeting, check: Check, known: Digest | None) -> None:
+        if known is not None and check is Check.ROUTINE:
+            with self.store.lease(known) as stored:
+                if await begins_alike(self._master, meeting.id, stored):
+                    await self._confirm(meeting, known)
+                    return
+        manifest = await self._fill(meeting, None)
+        await self._confirm(meeting, manifest.digest)
+
+    async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
+        """Fill; where there is no room, make some and begin again, once."""
+        try:
+            return await self._fill_once(meeting, manifest)
+        except NoSpace as full:
+            if not await self._make_room(full.needed):
+                raise
+        return await self._fill_once(meeting, manifest)
+
+    async def _fill_once(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
+        """Run one fill. The requests that follow it are told how it ends, whatever happens."""
+        if manifest is None:
+            active = ActiveFill(meeting.id)
+        else:
+            active = ActiveFill(meeting.id, manifest.digest, manifest.size)
+        meeting.fill = active
+        self._move(meeting, Event.FILL)
+        error: Exception | None = FillFailed("the node is stopping")
+        try:
+            if manifest is None:
+                manifest = await fill_from_stream(self.store, self._master, active)
+            else:
+                await fill_from_manifest(self.store, self._master, manifest, active, self._chance)
+            error = None
+        except (NodeError, StoreError, OSError) as reason:
+            error = reason
+            raise
+        finally:
+            meeting.fill = None
+            active.finish(error)
+        return manifest
+
+    async def _confirm(self, meeting: Meeting, digest: Digest) -> None:
+        """Switch the meeting to `digest`, and only then promise it; a doubt that came meanwhile is checked again."""
+        before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
+        in_progress = meeting.state is not State.ENDED
+        now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
+        if now.digest != before.digest or not now.switched_at:
+            now = replace(now, switched_at=time.time())
+        if now.in_progress != before.in_progress:
+            now = replace(now, ended_at=0.0 if in_progress else time.time())
+        if now != before:
+            await trio.to_thread.run_sync(self.store.set_ref, now)
+        with self.store.lease(digest) as lease:
+            meeting.file_count = await trio.to_thread.run_sync(count_members, lease)
+        meeting.reason = ""
+        meeting.unreachable = False
+        meeting.failures = 0
+        self._move(meeting, Event.CONFIRM)
+
+    async def _trusted_version(self, meeting_id: str) -> Digest | None:
+        ref = self.store.ref(meeting_id)
+        return ref.digest if ref is not None and await self.is_whole(ref.digest) else None
+
+    async def is_whole(self, digest: Digest) -> bool:
+        """Tell whether a version is here and verified; one that turns out corrupt is removed, to be fetched anew."""
+        try:
+            with self.store.lease(digest) as lease:
+                await self.trust(lease)
+        except VersionMissing:
+            return False
+        except PackageCorrupt as error:
+            _log.error("a stored package is corrupt and is removed", version=digest, why=str(error))
+            await trio.to_thread.run_sync(self.store.remove, digest)
+            return False
+        return True
+
+    async def trust(self, lease: Lease) -> None:
+        """Verify a leased version unless this process has done so already; one at a time for each version."""
+        if lease.trusted:
+            return
+        async with self._verify_lock:
+            if not lease.trusted:
+                await trio.to_thread.run_sync(self.store.verify, lease.digest)
+
+    # -- Moves
+
+    def doubt(self, meeting: Meeting) -> None:
+        """Take the promise of a meeting back, and have it checked: what was promised is not here after all."""
+        self._move(meeting, Event.DOUBT)
+        self.want(meeting, Check.ROUTINE)
+
+    def get(self, meeting_id: str) -> Meeting | None:
+        """Return a meeting in progress."""
+        return self._meetings.get(meeting_id)
+
+    def _move(self, meeting: Meeting, event: Event) -> None:
+        before = meeting.state
+        meeting.state = move(before, event)
+        meeting.moved.give()
+        if meeting.state is not before:
+            _log.info("meeting moved", meeting=meeting.id, before=before.value, now=meeting.state.value)
+            self.changed.ask()
