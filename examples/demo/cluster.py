@@ -114,9 +114,7 @@ class Cluster:
 
         async def heard() -> bool:
             entries = await self._json(url)
-            return any(
-                entry["address"] == node.address and not entry.get("filling") for entry in entries or []
-            )
+            return any(entry["address"] == node.address and not entry.get("filling") for entry in entries or [])
 
         await self.until(f"the master knows that {node.name} holds {package.path.name}", node.server, heard)
 

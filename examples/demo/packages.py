@@ -86,9 +86,7 @@ def pdf(title: str, noise: bytes) -> bytes:
 
 def make_documents(count: int, size: int, *, seed: str = "") -> tuple[Document, ...]:
     """Return `count` documents of about `size` bytes each; another `seed`, other bytes."""
-    return tuple(
-        Document(f"{number:03d}-document.pdf", size, f"{seed}/{number}") for number in range(1, count + 1)
-    )
+    return tuple(Document(f"{number:03d}-document.pdf", size, f"{seed}/{number}") for number in range(1, count + 1))
 
 
 def make_package(
@@ -154,9 +152,7 @@ def rebuild(
     for number in range(len(documents) + 1, len(documents) + added + 1):
         documents.append(Document(f"{number:03d}-added.pdf", documents[0].size, f"added/{number}@{edition}"))
     target = path or package.path
-    return make_package(
-        target, documents, made_at=made_at, title=title, level=package.level, replaces=package
-    )
+    return make_package(target, documents, made_at=made_at, title=title, level=package.level, replaces=package)
 
 
 def file_digest(path: Path) -> str:

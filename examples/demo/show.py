@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.rule import Rule
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MB = 1_000_000
 
@@ -46,7 +48,7 @@ class Show:
 
     def say(self, text: str) -> None:
         """Say one thing. rich's markup may be used."""
-        self.console.print(f"  {text}")
+        self.console.print(Padding.indent(text, 2))
 
     def command(self, words: Sequence[str]) -> None:
         """Show a command that is run, so that it can be copied."""
@@ -55,13 +57,11 @@ class Show:
     def outcome(self, right: bool, text: str) -> None:
         """Say how something came out."""
         mark = "[bold green]✔[/]" if right else "[bold red]✘[/]"
-        self.console.print(f"  {mark} {text}")
+        self.console.print(Padding.indent(f"{mark} {text}", 2))
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table; every column but the first is right-aligned."""
-        table = Table(
-            title=title, title_justify="left", title_style="bold", header_style="bold", border_style="dim"
-        )
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", border_style="dim")
         for number, name in enumerate(header):
             table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
         for row in rows:
@@ -70,46 +70,55 @@ class Show:
         self.console.print(table)
 
     @contextlib.contextmanager
-    def shares(self, names: Mapping[str, str], total: int) -> Iterator[Callable[[str, int], None]]:
+    def shares(self, names: Mapping[str, str], total: int, tablets: int) -> Iterator[Shares]:
         """Show what each sender has sent while the block runs.
 
-        `names` maps host:port to a name; `total` is the bytes all of them together will send. Yields a
-        function that takes note of bytes. Without a terminal each sender is one line at the end.
+        `names` maps host:port to a name; `total` is the bytes that `tablets` whole downloads have. Without a
+        terminal each sender is one line at the end.
         """
-        sent = dict.fromkeys(names, 0)
-        with contextlib.ExitStack() as stack:
-            note = self._bars(stack, names, total) if self.console.is_terminal else None
+        if self.console.is_terminal:
+            with bars(self.console) as progress:
+                yield Shares(names, total, tablets, progress)
+            return
+        shares = Shares(names, total, tablets, None)
+        yield shares
+        for sender, count in shares.bytes.items():
+            share = count / max(shares.bytes.total(), 1)
+            self.say(f"{names.get(sender, sender):<8} sent {megabytes(count):>12}  {share:6.1%}")
 
-            def on_bytes(sender: str, count: int) -> None:
-                sent[sender] = sent.get(sender, 0) + count
-                if note is not None:
-                    note(sender, count)
 
-            yield on_bytes
-        if not self.console.is_terminal:
-            for sender, count in sent.items():
-                share = count / max(sum(sent.values()), 1)
-                self.say(f"{names.get(sender, sender):<8} sent {megabytes(count):>12}  {share:6.1%}")
+def bars(console: Console) -> Progress:
+    """Return the progress display: a name, a bar, a share, an amount."""
+    return Progress(
+        TextColumn("  {task.description:<8}"),
+        BarColumn(bar_width=40, complete_style="cyan", finished_style="green"),
+        TextColumn("{task.percentage:>5.1f} %"),
+        TextColumn("{task.fields[amount]:>14}"),
+        console=console,
+    )
 
-    def _bars(
-        self, stack: contextlib.ExitStack, names: Mapping[str, str], total: int
-    ) -> Callable[[str, int], None]:
-        progress = stack.enter_context(
-            Progress(
-                TextColumn("  {task.description:<10}"),
-                BarColumn(bar_width=40, complete_style="cyan", finished_style="green"),
-                TextColumn("{task.percentage:>5.1f} %"),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                console=self.console,
-            )
-        )
-        tasks = {sender: progress.add_task(name, total=total) for sender, name in names.items()}
-        everyone = progress.add_task("[bold]together[/]", total=total)
 
-        def note(sender: str, count: int) -> None:
-            if sender in tasks:
-                progress.advance(tasks[sender], count)
-            progress.advance(everyone, count)
+class Shares:
+    """Takes note of what the tablets receive and shows it. `bytes` counts by sender."""
 
-        return note
+    def __init__(self, names: Mapping[str, str], total: int, tablets: int, progress: Progress | None) -> None:
+        self.bytes: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self._ended = 0
+        self._tablets = tablets
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        if progress is not None:
+            self._tasks = {key: progress.add_task(name, total=total, amount="") for key, name in names.items()}
+            self._done = progress.add_task("[bold]tablets[/]", total=tablets, amount="")
+
+    def sent(self, sender: str, count: int) -> None:
+        """Take note of `count` bytes from `sender`."""
+        self.bytes[sender] += count
+        if self._progress is not None and sender in self._tasks:
+            self._progress.update(self._tasks[sender], advance=count, amount=megabytes(self.bytes[sender]))
+
+    def done(self) -> None:
+        """Take note of a tablet that has ended."""
+        self._ended += 1
+        if self._progress is not None:
+            self._progress.update(self._done, advance=1, amount=f"{self._ended} of {self._tablets}")

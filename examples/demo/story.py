@@ -12,11 +12,11 @@ import trio
 from examples.demo.cluster import Cluster, Meeting, Node
 from examples.demo.packages import FIRST_BUILD, rebuild
 from examples.demo.processes import DemoError
-from examples.demo.show import Show, megabytes
+from examples.demo.show import Shares, Show, megabytes
 from examples.demo.tablets import Outcome, download_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 MEETINGS = (
     Meeting("budget", "Budget for the coming year", 8, 1_000_000),
@@ -96,11 +96,12 @@ class Story:
     async def first_downloads(self) -> None:
         """Let the tablets download, undisturbed."""
         self.show.chapter("Sixty tablets download at the same moment")
-        self.show.say(
-            f"Each asks {self.cluster.master}/api/v1/meetings/ID/download-package and is sent to a node."
-        )
-        with self.show.shares(self.cluster.names, self._total()) as on_bytes:
-            self.result.first = await self._download(0.0, on_bytes)
+        self.show.say(f"Each asks {self.cluster.master}/api/v1/meetings/ID/download-package and is sent to a node.")
+        begun = trio.current_time()
+        with self.show.shares(self.cluster.names, self._total(), TABLETS) as shares:
+            self.result.first = await self._download(1, 0.0, shares)
+        seconds = trio.current_time() - begun
+        self.show.say(f"{megabytes(shares.bytes.total())} in {seconds:.1f} s, all of them hashed by the tablets.")
         self._judge(self.result.first)
 
     async def update(self) -> None:
@@ -109,13 +110,11 @@ class Story:
         meeting, old = MEETINGS[-1], self.cluster.packages[MEETINGS[-1].id]
         before = {node.name: await self.cluster.bytes_fetched(node) for node in self.cluster.nodes}
         made_at = FIRST_BUILD + timedelta(hours=1)
-        new = await trio.to_thread.run_sync(
-            lambda: rebuild(old, made_at=made_at, replaced=[4], title=meeting.title)
-        )
+        new = await trio.to_thread.run_sync(lambda: rebuild(old, made_at=made_at, replaced=[4], title=meeting.title))
         self.cluster.packages[meeting.id] = new
         self.show.say(
-            f"{new.path.name} is built again: one of its {meeting.documents} documents is new "
-            f"({megabytes(new.new_bytes)}), and so is every time stamp in its {megabytes(new.size)}."
+            f"{new.path.name} ({megabytes(new.size)}) is built again: one of its {meeting.documents} documents "
+            f"is new ({megabytes(new.new_bytes)}), and so is every time stamp."
         )
         for node in self.cluster.nodes:
             await self.cluster.wait_holds(node, new)
@@ -123,36 +122,19 @@ class Story:
             self.result.fetched[node.name] = fetched
             self.show.outcome(
                 fetched < new.size / 2,
-                f"{node.name} has the new version and fetched {megabytes(fetched)} for it, "
-                f"{fetched / new.size:.1%} of the package ({fetched / new.new_bytes:.3f} × what is new)",
+                f"{node.name} holds it and fetched {megabytes(fetched)}, {fetched / new.size:.1%} of the package "
+                f"({fetched / new.new_bytes:.3f} × what is new)",
             )
 
     async def lose_a_node(self) -> None:
         """Kill the busiest node while tablets download."""
         self.show.chapter("A node dies in the middle of it")
-        sent: Counter[str] = Counter()
         names = self.cluster.names
         total = self._total()
-
-        async def strike() -> None:
-            while sent.total() < total / 3:
-                await trio.sleep(0.01)
-            victim = max(self.cluster.nodes, key=lambda node: sent[node.address])
-            victim.server.kill()
-            self.killed = victim
-            self.show.say(
-                f"[bold red]kill -9 {victim.server.pid}[/]  {victim.name} is gone, a third of the way"
-            )
-
-        with self.show.shares(names, total) as on_bytes:
-            # Counted here as well, to know when a third is over and who is busiest.
-            def note(sender: str, count: int) -> None:
-                sent[sender] += count
-                on_bytes(sender, count)
-
+        with self.show.shares(names, total, TABLETS) as shares:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(strike)
-                self.result.second = await self._download(SLOW_BYTES_PER_SECOND, note)
+                nursery.start_soon(self._strike, shares, total / 3)
+                self.result.second = await self._download(2, SLOW_BYTES_PER_SECOND, shares)
         cut = [outcome for outcome in self.result.second if outcome.broken]
         moved = Counter(names.get(outcome.origin, "nobody") for outcome in cut)
         self.show.say(
@@ -160,6 +142,15 @@ class Story:
             + ", ".join(f"{name} ({count})" for name, count in sorted(moved.items()))
         )
         self._judge(self.result.second)
+
+    async def _strike(self, shares: Shares, after: float) -> None:
+        """Kill the node that has sent most when all of them have sent `after` bytes."""
+        while shares.bytes.total() < after:
+            await trio.sleep(0.01)
+        victim = max(self.cluster.nodes, key=lambda node: shares.bytes[node.address])
+        victim.server.kill()
+        self.killed = victim
+        self.show.say(f"[bold red]kill -9 {victim.server.pid}[/]  {victim.name} is gone, a third of the way")
 
     def summary(self) -> None:
         """Show the figures in one table, and the verdict."""
@@ -171,12 +162,10 @@ class Story:
                 sizes = [outcome.size for outcome in outcomes if outcome.origin == address]
                 row += [str(len(sizes)), megabytes(sum(sizes))]
             rows.append([*row, megabytes(result.fetched[name]) if name in result.fetched else ""])
-        header = ("", "tablets served", "bytes", "after the kill", "bytes", "fetched for the update")
+        header = ("", "tablets", "sent", "with a kill", "sent", "fetched for the update")
         self.show.table("Who sent what", header, rows)
         count = len(result.first) + len(result.second)
-        self.show.outcome(
-            result.right, f"{count - result.wrong} of {2 * TABLETS} downloads have the right digest"
-        )
+        self.show.outcome(result.right, f"{count - result.wrong} of {2 * TABLETS} downloads have the right digest")
 
     async def keep(self) -> None:
         """Show what can be tried, and wait for ever."""
@@ -191,22 +180,20 @@ class Story:
                 lines.append(f"curl -I {node.url}{path}")
         for line in lines:
             self.show.command((line,))
-        self.show.say(
-            f"The packages are in {board.path.parent}: replace one by a rename and watch the nodes follow."
-        )
+        self.show.say(f"The packages are in {board.path.parent}: replace one by a rename and watch the nodes follow.")
         await trio.sleep_forever()
 
     def _wanted(self) -> list[str]:
-        """Return which meeting each tablet is in: dealt out evenly."""
-        return [MEETINGS[number % len(MEETINGS)].id for number in range(TABLETS)]
+        """Return which meeting each tablet is in: the tablets of one meeting sit together."""
+        return [MEETINGS[number * len(MEETINGS) // TABLETS].id for number in range(TABLETS)]
 
     def _total(self) -> int:
         return sum(self.cluster.packages[meeting_id].size for meeting_id in self._wanted())
 
-    async def _download(self, rate: float, on_bytes: Callable[[str, int], None]) -> list[Outcome]:
+    async def _download(self, room: int, rate: float, shares: Shares) -> list[Outcome]:
         with trio.move_on_after(DOWNLOAD_SECONDS):
             return await download_all(
-                self.cluster.master, self._wanted(), bytes_per_second=rate, on_bytes=on_bytes
+                self.cluster.master, self._wanted(), room=room, bytes_per_second=rate, watcher=shares
             )
         raise DemoError(f"{TABLETS} downloads did not end within {DOWNLOAD_SECONDS:.0f} s")
 
@@ -214,9 +201,7 @@ class Story:
         """Compare every digest with that of the package as it is in the master's folder."""
         wrong = [o for o in outcomes if o.digest != self.cluster.packages[o.meeting_id].digest]
         self.result.wrong += len(wrong)
-        self.show.outcome(
-            not wrong, f"{len(outcomes) - len(wrong)} of {len(outcomes)} tablets got the right bytes"
-        )
+        self.show.outcome(not wrong, f"{len(outcomes) - len(wrong)} of {len(outcomes)} tablets got the right bytes")
         for outcome in wrong:
             self.show.say(
                 f"[red]{outcome.meeting_id}: {outcome.size} bytes of {outcome.digest or 'nothing'}, "

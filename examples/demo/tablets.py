@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from socket import SO_RCVBUF, SOL_SOCKET
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 import trio
 from blake3 import blake3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 TRIES = 9
 """The deployed tablet tries three addresses, each three times."""
@@ -21,6 +21,16 @@ PAUSE_SECONDS = 0.1
 
 RECEIVE_BYTES = 64 * 1024
 """A small receive buffer: else most of a package is on its way already when the demo kills its node."""
+
+
+class Watcher(Protocol):
+    """Whoever wants to see the downloads while they go on."""
+
+    def sent(self, sender: str, count: int) -> None:
+        """Take note of `count` bytes that came from `sender`, a host:port."""
+
+    def done(self) -> None:
+        """Take note that a tablet has ended, one way or the other."""
 
 
 @dataclass(slots=True)
@@ -37,20 +47,16 @@ class Outcome:
 async def download(
     master: str,
     meeting_id: str,
-    number: int,
+    address: str,
     *,
+    watcher: Watcher,
     bytes_per_second: float = 0.0,
-    on_bytes: Callable[[str, int], None] = lambda _origin, _count: None,
 ) -> Outcome:
-    """Download a meeting's package as tablet `number`; `digest` stays empty when all `TRIES` fail.
-
-    Each tablet has an address of its own (127.0.1.n, all of which are this machine), as in a meeting room:
-    the master tells by it that a client which comes back was failed by its node.
-    """
+    """Download a meeting's package from `address`; `digest` stays empty when all `TRIES` fail."""
     outcome = Outcome(meeting_id)
     transport = httpx.AsyncHTTPTransport(
         verify=False,  # there is no TLS here, and a verifying context takes longer to build than to use
-        local_address=f"127.0.1.{number % 250 + 1}",
+        local_address=address,
         socket_options=[(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)],
     )
     url = f"{master}/api/v1/meetings/{meeting_id}/download-package"
@@ -58,17 +64,16 @@ async def download(
         for attempt in range(TRIES):
             await trio.sleep(PAUSE_SECONDS if attempt else 0)
             try:
-                await _try(client, url, outcome, bytes_per_second, on_bytes)
+                await _try(client, url, outcome, bytes_per_second, watcher)
             except httpx.HTTPError as error:
                 outcome.broken.append(repr(error))
             else:
                 break
+    watcher.done()
     return outcome
 
 
-async def _try(
-    client: httpx.AsyncClient, url: str, outcome: Outcome, rate: float, on_bytes: Callable[[str, int], None]
-) -> None:
+async def _try(client: httpx.AsyncClient, url: str, outcome: Outcome, rate: float, watcher: Watcher) -> None:
     hasher = blake3()
     size = 0
     begun = trio.current_time()
@@ -78,7 +83,7 @@ async def _try(
         async for part in answer.aiter_raw():
             hasher.update(part)
             size += len(part)
-            on_bytes(origin, len(part))
+            watcher.sent(origin, len(part))
             if rate:
                 await trio.sleep_until(begun + size / rate)
     outcome.digest, outcome.size, outcome.origin = hasher.hexdigest(), size, origin
@@ -88,19 +93,22 @@ async def download_all(
     master: str,
     meeting_ids: Sequence[str],
     *,
+    room: int,
+    watcher: Watcher,
     bytes_per_second: float = 0.0,
-    on_bytes: Callable[[str, int], None] = lambda _origin, _count: None,
 ) -> list[Outcome]:
-    """Let one tablet for each entry of `meeting_ids` download, all at once; return what became of them."""
+    """Let one tablet for each entry of `meeting_ids` download, all at once; return what became of them.
+
+    Each tablet has an address of its own, 127.0.ROOM.n (all of which are this machine), as in a meeting room: a
+    client that comes back for the same package tells the master by it that its node failed it.
+    """
     outcomes: list[Outcome] = []
 
-    async def one(number: int, meeting_id: str) -> None:
-        found = await download(
-            master, meeting_id, number, bytes_per_second=bytes_per_second, on_bytes=on_bytes
-        )
+    async def one(meeting_id: str, address: str) -> None:
+        found = await download(master, meeting_id, address, bytes_per_second=bytes_per_second, watcher=watcher)
         outcomes.append(found)
 
     async with trio.open_nursery() as nursery:
-        for number, meeting_id in enumerate(meeting_ids):
-            nursery.start_soon(one, number, meeting_id)
+        for number, meeting_id in enumerate(meeting_ids, 1):
+            nursery.start_soon(one, meeting_id, f"127.0.{room}.{number}")
     return outcomes
