@@ -48,22 +48,26 @@ def plan_answer(
     match = _RANGE.fullmatch(range_header)
     if match is None:
         return Plan(200, 0, size)
-    first, last, suffix = match.groups()
+    first, last, suffix = (None if text is None else text.lstrip("0") for text in match.groups())
     if suffix is not None:
         count = min(_number(suffix), size)
         return Plan(206, size - count, count) if count else Plan(416, 0, 0)
+    assert first is not None
+    if match[2] and last is not None:
+        if (len(last), last) < (len(first), first):
+            return Plan(200, 0, size)  # backwards: no range at all (RFC 9110, 14.1.1)
+        end = min(_number(last), size - 1)
+    else:
+        end = size - 1
     start = _number(first)
-    end = _number(last) if last else size - 1
-    if last and end < start:
-        return Plan(200, 0, size)  # backwards: no range at all (RFC 9110, 14.1.1)
     if start >= size:
         return Plan(416, 0, 0)
-    return Plan(206, start, min(end, size - 1) - start + 1)
+    return Plan(206, start, end - start + 1)
 
 
 def _number(digits: str) -> int:
-    """Parse; a number beyond any file is cut to one that is, so that ten thousand digits cost nothing."""
-    return int(digits) if len(digits) <= _MAX_DIGITS else int(digits.lstrip("0")[: _MAX_DIGITS + 1] or "0")
+    """Parse digits without leading zeros; one beyond any file is cut, so that ten thousand digits cost nothing."""
+    return int(digits[: _MAX_DIGITS + 1] or "0")
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:
