@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from functools import partial
 from pathlib import Path
 
@@ -57,22 +56,33 @@ def hash_bytes(reader: ReadInto, size: int) -> Digest:
 def check(reader: ReadInto, manifest: Manifest) -> tuple[bool, tuple[Chunk, ...]]:
     """Compare a reader's bytes with a manifest: whether the whole is right, and which chunks are not.
 
-    A wrong literal shows in the whole only. Where the bytes end early, the chunks from there on are bad.
+    A wrong literal shows in the whole only. Where the bytes end early, the chunks that are not all there are bad.
     """
     bad: list[Chunk] = []
-    whole = True
-    left = deque(manifest.pieces)
-    try:
-        with Windows(reader, manifest.size) as windows:
-            while left:
-                piece = left[0]
-                got = windows.take_digest(piece.size)
-                if isinstance(piece, Literal):
-                    whole &= got == Digest.of(piece.data)
-                elif got != piece.digest:
-                    bad.append(piece)
-                left.popleft()
-            whole &= windows.digest() == manifest.digest and not bad
-    except PackageChanged:
-        return False, (*bad, *(piece for piece in left if isinstance(piece, Chunk)))
-    return whole, tuple(bad)
+    padded = _Padded(reader, manifest.size)
+    right = True
+    with Windows(padded, manifest.size) as windows:
+        for piece in manifest.pieces:
+            got = windows.take_digest(piece.size)
+            if isinstance(piece, Literal):
+                right &= got == Digest.of(piece.data)
+            elif got != piece.digest or piece.offset + piece.size > padded.end:
+                bad.append(piece)
+        right &= windows.digest() == manifest.digest and padded.end == manifest.size
+    return right and not bad, tuple(bad)
+
+
+class _Padded:
+    """A reader that goes on with zeros where the file ends, and knows where that was."""
+
+    def __init__(self, reader: ReadInto, size: int) -> None:
+        self._reader = reader
+        self.end = size
+
+    def __call__(self, view: memoryview, offset: int) -> int:
+        got = self._reader(view, offset)
+        if got > 0:
+            return got
+        self.end = min(self.end, offset)
+        view[:] = bytes(len(view))
+        return len(view)

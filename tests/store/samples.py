@@ -1,0 +1,78 @@
+"""Packages to store: real zips, made from a seed so that a failure can be seen again."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+
+from store.manifest import Manifest
+from store.reading import split_bytes
+
+
+def reader_of(data: bytes):
+    def read_into(view: memoryview, offset: int) -> int:
+        found = data[offset : offset + len(view)]
+        view[: len(found)] = found
+        return len(found)
+
+    return read_into
+
+
+def manifest_of(data: bytes) -> Manifest:
+    return split_bytes(reader_of(data), len(data))
+
+
+def documents(count: int, size: int, seed: int = 0) -> dict[str, bytes]:
+    source = random.Random(seed)
+    return {f"document-{number}.pdf": source.randbytes(size + number) for number in range(count)}
+
+
+def make_zip(
+    members: dict[str, bytes], *, minute: int = 0, comment: bytes = b"", method: int = zipfile.ZIP_STORED
+) -> bytes:
+    """A package as the deployed master makes it: a README.txt with the time first, every member dated alike."""
+    file = io.BytesIO()
+    when = (2026, 11, 24, 9, minute, 0)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.comment = comment
+        for name, data in {"README.txt": b"made at 9:%02d" % minute, **members}.items():
+            archive.writestr(zipfile.ZipInfo(name, when), data, compress_type=method)
+    return file.getvalue()
+
+
+def package(seed: int = 0, count: int = 5, size: int = 20_000) -> bytes:
+    return make_zip(documents(count, size, seed))
+
+
+def fill_whole(store, data: bytes) -> Manifest:
+    """Commit a package through a fill, as from a shim origin."""
+    manifest = manifest_of(data)
+    fill = store.begin_fill(manifest)
+    for chunk in fill.missing():
+        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+    fill.commit()
+    fill.close()
+    return manifest
+
+
+def stream_whole(store, name: str, data: bytes, step: int = 7_001) -> Manifest:
+    """Commit a package through a stream, as from a legacy origin."""
+    fill = store.begin_stream(name)
+    try:
+        for start in range(0, len(data), step):
+            fill.append(data[start : start + step])
+        return fill.commit()
+    finally:
+        fill.close()
+
+
+def only_error() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ERROR.txt", "no documents")
+    return file.getvalue()
+
+
+def only_readme() -> bytes:
+    return make_zip({})
