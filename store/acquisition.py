@@ -115,11 +115,15 @@ class Acquisition:
 
     def _drop(self) -> None:
         """Remove the file and take the reservation back; the descriptor stays."""
-        self._fs.unlink(self._path)
-        self._host.release(self._reserved)
+        try:
+            self._fs.unlink(self._path)
+        finally:
+            self._host.release(self._reserved)
 
     def discard(self) -> None:
         """Give the lock up and remove the file; after a commit, as `close`."""
-        if self._stop_accepting():
-            self._drop()
-        self._shut()
+        try:
+            if self._stop_accepting():
+                self._drop()
+        finally:
+            self._shut()

@@ -48,10 +48,7 @@ class Catalogue:
         if cached is not None:
             return cached
         manifest = self._read(digest)
-        with self._caching:
-            self._cached[digest] = manifest
-            if len(self._cached) > CACHED_MANIFESTS:
-                self._cached.popitem(last=False)
+        self._remember(manifest)
         return manifest
 
     def find(self, digest: Digest) -> ChunkLocation | None:
@@ -64,11 +61,13 @@ class Catalogue:
                 self._index = index
             return self._index.find(digest)
 
-    def add(self, digest: Digest) -> None:
-        """Let the chunks of a package be found. One that is counted already is no error."""
+    def add(self, digest: Digest, manifest: Manifest | None = None) -> None:
+        """Let the chunks of a package be found; `manifest` saves reading it. One that is known is no error."""
+        if manifest is not None:
+            self._remember(manifest)
         with self._indexing:
             if self._index is not None:
-                self._add(self._index, digest)
+                self._add(self._index, digest, manifest)
 
     def remove(self, digest: Digest) -> None:
         """Forget a package. One that is not known is no error."""
@@ -78,12 +77,18 @@ class Catalogue:
         with self._caching:
             self._cached.pop(digest, None)
 
-    def _add(self, index: ChunkIndex, digest: Digest) -> None:
+    def _remember(self, manifest: Manifest) -> None:
+        with self._caching:
+            self._cached[manifest.digest] = manifest
+            if len(self._cached) > CACHED_MANIFESTS:
+                self._cached.popitem(last=False)
+
+    def _add(self, index: ChunkIndex, digest: Digest, manifest: Manifest | None = None) -> None:
         if digest in index:
             return
         try:
-            index.add(self._read(digest))
-        except (FileNotFoundError, InvalidManifest) as error:  # it is made again when it is next asked for
+            index.add(manifest or self._read(digest))
+        except (OSError, InvalidManifest) as error:  # a lost one is made again when it is next asked for
             logger.warning("the chunks of %s are not found again: %s", digest, error)
 
     def _read(self, digest: Digest) -> Manifest:

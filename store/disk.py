@@ -45,8 +45,8 @@ logger = logging.getLogger("store")
 class DiskStore:
     """`interface.Store` in a folder. Made by `open`; a context manager that closes.
 
-    `_names` is held by what changes refs and removes versions, and may be held when the locks of shelf, catalogue
-    and accounts are taken, which are never held together. None is held while a package is read or hashed.
+    `_names` is held by what gives and takes names (packages, refs), and may be held when the locks of shelf, catalogue
+    and accounts are taken, which are never held together. No lock is held while a package is read or hashed.
     """
 
     def __init__(self, path: Path, fs: FileSystem, max_bytes: int, min_free_bytes: int) -> None:
@@ -126,7 +126,7 @@ class DiskStore:
             raise VersionMissing(digest)
         manifest, state = made
         self._shelf.verified(digest, state)
-        self._catalogue.add(digest)
+        self._catalogue.add(digest, manifest)
         return manifest
 
     def verify(self, digest: Digest) -> None:
@@ -152,16 +152,16 @@ class DiskStore:
         with self._names:
             for ref in [ref for ref in self._refs.values() if ref.digest == digest]:
                 self._drop_ref(ref.meeting_id)
-            self._forget(digest)
             self._fs.unlink(self._layout.package(digest))
+            self._forget(digest)
             self._fs.unlink(self._layout.manifest(digest))
             self._fs.sync_folder(self._layout.packages)
 
-    def _admit(self, entry: Entry) -> None:
+    def _admit(self, entry: Entry, manifest: Manifest | None = None) -> None:
         """Count a package that lies complete on the disk as committed."""
         if self._shelf.put(entry):
             self._accounts.store(entry.size)
-        self._catalogue.add(entry.digest)
+        self._catalogue.add(entry.digest, manifest)
 
     def _forget(self, digest: Digest) -> None:
         entry = self._shelf.pop(digest)
@@ -271,22 +271,27 @@ class DiskStore:
         place in the same way; only then is the version held. When this raises, `source` has its name again.
         """
         made = self._verified(fd, size, manifest)
-        if self._is_stored(made.digest):
-            self._fs.unlink(source)
+        with self._names:
+            if self._is_stored(made.digest):
+                self._fs.unlink(source)
+            else:
+                with full_disk(size, self.room):
+                    self._name(fd, source, made)
+                self._admit(Entry(made.digest, size, time.time(), self._fs.look_at(fd)), made)
             self.release(reserved)
-            return self.manifest(made.digest)
-        target = self._layout.package(made.digest)
-        with full_disk(size, self.room):
-            try:
-                publish(self._fs, fd, source, target)
-                write_durably(self._fs, made.to_json(), self._layout.temporary(), self._layout.manifest(made.digest))
-            except BaseException:
-                if not self._fs.exists(source):
-                    self._fs.rename(target, source)
-                raise
-        self.release(reserved)
-        self._admit(Entry(made.digest, size, time.time(), self._fs.look_at(fd)))
         return made
+
+    def _name(self, fd: int, source: Path, manifest: Manifest) -> None:
+        """Put a verified package and its manifest in place; on an error, neither."""
+        target = self._layout.package(manifest.digest)
+        try:
+            publish(self._fs, fd, source, target)
+            place = self._layout.manifest(manifest.digest)
+            write_durably(self._fs, manifest.to_json(), self._layout.temporary(), place)
+        except BaseException:
+            if not self._fs.exists(source):
+                self._fs.rename(target, source)
+            raise
 
     def _verified(self, fd: int, size: int, manifest: Manifest | None) -> Manifest:
         reader = partial(self._fs.read_into, fd)

@@ -98,16 +98,21 @@ class DiskFill(Acquisition):
         except BaseException:
             self._accept_again()  # nothing was published: the caller may try again, close or discard
             raise
-        self._end_map()
+        try:
+            self._end_map()
+        except OSError as error:  # the package is committed all the same; the next open removes the map
+            logger.warning("the map of %s could not be removed: %s", self._manifest.digest, error)
 
     def close(self) -> None:
         """Keep what is verified for a later fill; after a commit, close the descriptor."""
-        if self._stop_accepting():
-            if any(self._have):
-                self._host.park(self._manifest)
-            else:
-                self._drop()
-        self._shut()
+        try:
+            if self._stop_accepting():
+                if any(self._have):
+                    self._host.park(self._manifest)
+                else:
+                    self._drop()
+        finally:
+            self._shut()
 
     def prepare(self, *, resumed: bool) -> None:
         """Put in what is here already: literals, what an earlier fill left, what other packages hold."""
@@ -196,16 +201,20 @@ class DiskFill(Acquisition):
         self._fs.write_at(self._map_fd, head + b"0" * len(self._have), 0)
 
     def _end_map(self) -> None:
-        self._fs.unlink(self._map_path)
-        self._shut_map()
+        try:
+            self._fs.unlink(self._map_path)
+        finally:
+            self._shut_map()
 
     def _shut_map(self) -> None:
         if self._close_map is not None:
             self._close_map()
 
     def _drop(self) -> None:
-        self._end_map()
-        super()._drop()
+        try:
+            self._end_map()
+        finally:
+            super()._drop()
 
     def _shut(self) -> None:
         self._shut_map()

@@ -49,10 +49,12 @@ def fill_whole(store, data: bytes) -> Manifest:
     """Commit a package through a fill, as from a shim origin."""
     manifest = manifest_of(data)
     fill = store.begin_fill(manifest)
-    for chunk in fill.missing():
-        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
-    fill.commit()
-    fill.close()
+    try:
+        for chunk in fill.missing():
+            fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+        fill.commit()
+    finally:
+        fill.discard()
     return manifest
 
 

@@ -1,0 +1,673 @@
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from store import (
+    Digest,
+    DiskStore,
+    FillBusy,
+    NeverFits,
+    NoSpace,
+    PackageCorrupt,
+    Ref,
+    UnknownFormat,
+    VersionMissing,
+    VersionPresent,
+)
+from store.filesystem import FileSystem, Room
+from store.leases import IDLE_DESCRIPTORS
+from tests.store.contract import ABSENT, HOSTILE_IDS, read_all
+from tests.store.faults import CALLS, FailingFileSystem
+from tests.store.samples import documents, fill_whole, make_zip, manifest_of, package, stream_whole
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def store(folder):
+    with DiskStore.open(folder) as opened:
+        yield opened
+
+
+def names(folder, under: str) -> list[str]:
+    return sorted(path.name for path in (folder / under).iterdir())
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def half_filled(store, data: bytes):
+    """A fill of `data` with the first of its chunks written, and the others."""
+    fill = store.begin_fill(manifest_of(data))
+    first, *rest = fill.missing()
+    fill.write(first, data[first.offset : first.offset + first.size])
+    return fill, first, rest
+
+
+# -- layout
+
+
+def test_the_folder_is_as_the_design_says(store, folder):
+    data = package()
+    manifest = fill_whole(store, data)
+    store.set_ref(Ref("a/b", manifest.digest, title="题目", switched_at=5.0))
+    assert sorted(path.name for path in folder.iterdir()) == ["format", "incoming", "meetings", "packages"]
+    assert (folder / "format").read_text() == "trionode storage 1\n"
+    assert names(folder, "packages") == [f"{manifest.digest}.json", f"{manifest.digest}.zip"]
+    assert (folder / "packages" / f"{manifest.digest}.zip").read_bytes() == data
+    assert (folder / "packages" / f"{manifest.digest}.json").read_bytes() == manifest.to_json()
+    assert names(folder, "incoming") == []
+    assert json.loads((folder / "meetings" / "a%2Fb.json").read_bytes()) == {
+        "meeting_id": "a/b",
+        "digest": manifest.digest,
+        "title": "题目",
+        "in_progress": True,
+        "pinned": False,
+        "switched_at": 5.0,
+        "ended_at": 0.0,
+    }
+
+
+def test_everything_is_there_after_opening_again(store, folder):
+    one, two = fill_whole(store, package(1)), stream_whole(store, "m", package(2))
+    refs = [Ref(meeting, one.digest, title=str(n)) for n, meeting in enumerate(HOSTILE_IDS)]
+    for ref in refs:
+        store.set_ref(ref)
+    store.close()
+    with DiskStore.open(folder) as again:
+        assert sorted(again.refs(), key=lambda ref: int(ref.title)) == refs
+        assert {v.digest for v in again.versions()} == {one.digest, two.digest}
+        assert again.manifest(two.digest) == two
+        assert again.usage().stored == one.size + two.size
+        assert again.usage().filling == 0
+        for ref in refs:
+            again.drop_ref(ref.meeting_id)
+    assert names(folder, "meetings") == []
+
+
+@pytest.mark.parametrize("text", ["trionode storage 2\n", "", "\xff", "something else"])
+def test_another_format_is_refused_in_words_and_left_alone(folder, text):
+    folder.mkdir()
+    (folder / "format").write_text(text, "latin-1")
+    with pytest.raises(UnknownFormat, match="trionode storage 1"):
+        DiskStore.open(folder)
+    assert [path.name for path in folder.iterdir()] == ["format"]
+
+
+def test_opening_reads_no_package(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.close()
+
+    class Unreadable(FileSystem):
+        def read_into(self, fd, view, offset):
+            raise AssertionError
+
+    with DiskStore.open(folder, fs=Unreadable()) as again:
+        assert again.holds(digest)
+
+
+# -- recovery
+
+
+def test_a_package_without_its_manifest_is_hashed_and_kept(store, folder, caplog):
+    data = package()
+    manifest = fill_whole(store, data)
+    store.set_ref(Ref("m", manifest.digest))
+    store.close()
+    (folder / "packages" / f"{manifest.digest}.json").unlink()
+    with DiskStore.open(folder) as again:
+        assert again.manifest(manifest.digest) == manifest
+        assert again.ref("m") is not None
+        with again.lease(manifest.digest) as lease:
+            assert lease.trusted
+    assert (folder / "packages" / f"{manifest.digest}.json").read_bytes() == manifest.to_json()
+    assert "manifest made again" in caplog.text
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b"", lambda data: data[::-1]])
+def test_a_package_that_is_not_what_its_name_says_is_dropped(store, folder, change):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("m", digest))
+    store.close()
+    (folder / "packages" / f"{digest}.json").unlink()
+    path = folder / "packages" / f"{digest}.zip"
+    path.write_bytes(change(path.read_bytes()))
+    with DiskStore.open(folder) as again:
+        assert not again.holds(digest)
+        assert again.refs() == ()
+        assert again.usage().stored == 0
+    assert names(folder, "packages") == names(folder, "meetings") == []
+
+
+def test_a_manifest_without_its_package_is_removed(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.close()
+    (folder / "packages" / f"{digest}.zip").unlink()
+    with DiskStore.open(folder) as again:
+        assert not again.holds(digest)
+    assert names(folder, "packages") == []
+
+
+def test_files_of_others_are_left_alone(store, folder):
+    store.close()
+    ours = ["packages/notes.txt", "incoming/notes", "meetings/README", "packages/" + "A" * 64 + ".zip"]
+    for name in ours:
+        (folder / name).write_bytes(b"x")
+    DiskStore.open(folder).close()
+    assert all((folder / name).exists() for name in ours)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"\0" * len(data), lambda data: b"{}"])
+def test_a_damaged_manifest_is_made_again(store, folder, damage):
+    manifest = fill_whole(store, package())
+    store.close()
+    path = folder / "packages" / f"{manifest.digest}.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with DiskStore.open(folder) as again:
+        assert again.find(manifest.chunks[0].digest) is None
+        assert again.manifest(manifest.digest) == manifest
+        assert again.find(manifest.chunks[0].digest) is not None
+    assert path.read_bytes() == manifest.to_json()
+
+
+def test_a_damaged_manifest_of_a_damaged_package_takes_it_away(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("m", digest))
+    store.close()
+    (folder / "packages" / f"{digest}.json").write_bytes(b"")
+    (folder / "packages" / f"{digest}.zip").write_bytes(b"")
+    with DiskStore.open(folder) as again:
+        with pytest.raises(VersionMissing):
+            again.manifest(digest)
+        assert not again.holds(digest)
+        assert again.refs() == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"meeting_id": 1, "digest": "%s"}' % ABSENT.encode(),
+        b'{"meeting_id":"m","digest":"x"}',
+        b"[" * 99_999,
+    ],
+)
+def test_a_ref_that_does_not_parse_is_put_aside(store, folder, caplog, data):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("sound", digest))
+    store.close()
+    (folder / "meetings" / "m.json").write_bytes(data)
+    with DiskStore.open(folder) as again:
+        assert [ref.meeting_id for ref in again.refs()] == ["sound"]
+        again.set_ref(Ref("m", digest))
+    assert (folder / "meetings" / "m.json.bad").read_bytes() == data
+    assert "put aside" in caplog.text
+    with DiskStore.open(folder) as again:
+        assert again.ref("m") == Ref("m", digest)
+
+
+def test_a_ref_to_a_version_that_is_gone_is_dropped(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("m", digest))
+    store.close()
+    for path in (folder / "packages").iterdir():
+        path.unlink()
+    with DiskStore.open(folder) as again:
+        assert again.refs() == ()
+    assert names(folder, "meetings") == []
+
+
+def test_the_id_inside_a_ref_decides(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("right", digest))
+    store.close()
+    (folder / "meetings" / "right.json").rename(folder / "meetings" / "wrong.json")
+    with DiskStore.open(folder) as again:
+        assert again.refs() == (Ref("right", digest),)
+    assert names(folder, "meetings") == ["right.json"]
+
+
+def test_what_a_crash_left_in_incoming_is_removed_and_fills_are_kept(store, folder):
+    data = package()
+    fill, _, rest = half_filled(store, data)
+    fill.close()
+    store.close()
+    incoming = folder / "incoming"
+    for name in ("x.tmp", "0" * 64 + ".stream", "1" * 64 + ".map", "2" * 64 + ".part"):
+        (incoming / name).write_bytes(b"")
+    old = incoming / ("3" * 64 + ".part")
+    old.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    with DiskStore.open(folder) as again:
+        assert names(folder, "incoming") == sorted(f"{fill.manifest.digest}.{end}" for end in ("map", "part"))
+        assert again.usage().filling == len(data)
+        fill = again.begin_fill(fill.manifest)
+        assert list(fill.missing()) == rest
+        assert again.usage().filling == len(data)
+        fill.discard()
+        assert again.usage().filling == 0
+    assert names(folder, "incoming") == []
+
+
+def test_what_is_locked_is_not_swept_away(store, folder):
+    data = package()
+    fill, _, rest = half_filled(store, data)
+    stream = store.begin_stream("m")
+    stream.append(data)
+    with DiskStore.open(folder) as other:
+        with pytest.raises(FillBusy):
+            other.begin_fill(fill.manifest)
+        with pytest.raises(FillBusy):
+            other.begin_stream("m")
+    manifest = stream.commit()
+    stream.close()
+    assert manifest == fill.manifest
+    for chunk in rest:
+        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+    fill.commit()
+    fill.close()
+    assert names(folder, "incoming") == []
+    assert store.usage().filling == 0
+    assert store.usage().stored == len(data)
+
+
+def test_a_resumed_fill_believes_bytes_and_not_its_map(store, folder):
+    data = package()
+    fill, _, rest = half_filled(store, data)
+    for chunk in rest:
+        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+    fill.close()
+    with (folder / "incoming" / f"{fill.manifest.digest}.part").open("r+b") as file:
+        file.seek(rest[1].offset)
+        file.write(b"torn")
+    fill = store.begin_fill(fill.manifest)
+    assert list(fill.missing()) == [rest[1]]
+    fill.close()
+    with (folder / "incoming" / f"{fill.manifest.digest}.part").open("r+b") as file:
+        file.truncate(1000)
+    assert len(store.begin_fill(fill.manifest).missing()) == len(rest) + 1
+
+
+def test_the_map_says_what_is_verified(store, folder):
+    fill, _, rest = half_filled(store, package())
+    head, marks = (folder / "incoming" / f"{fill.manifest.digest}.map").read_bytes().split(b"\n")
+    assert head == b"trionode map 1 " + Digest.of(fill.manifest.to_json()).encode()
+    assert marks == b"1" + b"0" * len(rest)
+    fill.discard()
+
+
+# -- other processes (here: other stores on the folder)
+
+
+def test_what_another_store_commits_is_seen(store, folder):
+    data = package()
+    with DiskStore.open(folder) as other:
+        manifest = fill_whole(other, data)
+        other.set_ref(Ref("m", manifest.digest))
+        assert not store.holds(manifest.digest)
+        with pytest.raises(VersionPresent):
+            store.begin_fill(manifest)
+        assert store.holds(manifest.digest)
+        assert store.ref("m") is None
+        store.refresh()
+        assert store.ref("m") is not None
+        other.remove(manifest.digest)
+        with pytest.raises(VersionMissing):
+            store.lease(manifest.digest)
+        store.refresh()
+        assert not store.holds(manifest.digest)
+        assert store.usage().stored == 0
+        assert store.refs() == ()
+
+
+def test_refreshing_while_filling_harms_nothing(store):
+    data = package()
+    fill, _, rest = half_filled(store, data)
+    store.refresh()
+    assert store.usage().filling == len(data)
+    for chunk in rest:
+        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+    fill.commit()
+    fill.close()
+    assert store.usage().filling == 0
+
+
+# -- trust
+
+
+def test_a_package_is_trusted_only_once_this_process_verified_it(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.close()
+    with DiskStore.open(folder) as again:
+        with again.lease(digest) as lease:
+            assert not lease.trusted
+            again.verify(digest)
+            assert lease.trusted
+        with again.lease(digest) as lease:
+            assert lease.trusted
+
+
+def test_flipped_bytes_end_the_trust_and_are_found(store, folder):
+    data = package()
+    manifest = fill_whole(store, data)
+    bad = manifest.chunks[2]
+    lease = store.lease(manifest.digest)
+    path = folder / "packages" / f"{manifest.digest}.zip"
+    with path.open("r+b") as file:
+        file.seek(bad.offset)
+        file.write(bytes([data[bad.offset] ^ 1]))
+    assert not lease.trusted
+    with pytest.raises(PackageCorrupt) as caught:
+        store.verify(manifest.digest)
+    assert caught.value.bad == (bad,)
+    assert not lease.trusted
+    assert store.holds(manifest.digest)
+    with path.open("r+b") as file:
+        file.seek(bad.offset)
+        file.write(bytes([data[bad.offset]]))
+    store.verify(manifest.digest)
+    assert lease.trusted
+    lease.close()
+
+
+def test_flipped_bytes_with_the_time_put_back_end_the_trust_too(store, folder):
+    manifest = fill_whole(store, package())
+    path = folder / "packages" / f"{manifest.digest}.zip"
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"X")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with store.lease(manifest.digest) as lease:
+        assert not lease.trusted
+
+
+@pytest.mark.parametrize("size", [0, 1, 50_000])
+def test_a_package_cut_short_is_found_corrupt(store, folder, size):
+    manifest = fill_whole(store, package())
+    os.truncate(folder / "packages" / f"{manifest.digest}.zip", size)
+    with pytest.raises(PackageCorrupt) as caught:
+        store.verify(manifest.digest)
+    assert caught.value.bad == tuple(c for c in manifest.chunks if c.offset + c.size > size)
+
+
+def test_bad_bytes_of_another_package_are_not_taken(store, folder):
+    members = documents(3, 20_000)
+    old, new = make_zip(members, minute=1), make_zip(members, minute=2)
+    manifest = fill_whole(store, old)
+    with (folder / "packages" / f"{manifest.digest}.zip").open("r+b") as file:
+        file.seek(manifest.chunks[1].offset)
+        file.write(b"rotten")
+    fill = store.begin_fill(manifest_of(new))
+    assert [chunk.digest for chunk in fill.missing()] == [manifest.chunks[1].digest]
+    fill.discard()
+
+
+def test_an_unreadable_package_is_not_taken_from(folder):
+    fs = FailingFileSystem()
+    members = documents(3, 20_000)
+    with DiskStore.open(folder, fs=fs) as store:
+        fill_whole(store, make_zip(members, minute=1))
+        fs.fail("copy_range", code=errno.EIO)
+        fill = store.begin_fill(manifest_of(make_zip(members, minute=2)))
+        assert len(fill.missing()) == 3
+        fill.discard()
+
+
+# -- leases
+
+
+def test_leases_share_a_descriptor_and_idle_ones_are_bounded(store):
+    before = descriptors()
+    digests = [fill_whole(store, package(n, count=1, size=200)).digest for n in range(IDLE_DESCRIPTORS + 6)]
+    assert descriptors() == before
+    leases = [store.lease(digests[0]) for _ in range(10)]
+    assert len({lease.fileno() for lease in leases}) == 1
+    assert descriptors() == before + 1
+    for lease in leases:
+        lease.close()
+    for digest in digests:
+        with store.lease(digest) as lease:
+            assert lease.trusted
+    assert descriptors() == before + IDLE_DESCRIPTORS
+    for digest in digests:
+        store.remove(digest)
+    assert descriptors() == before
+
+
+def test_the_last_use_is_written_once_in_a_while(store, folder):
+    digest = fill_whole(store, package()).digest
+    manifest = folder / "packages" / f"{digest}.json"
+    store.close()
+    os.utime(manifest, (1000, 1000))
+    with DiskStore.open(folder) as again:
+        assert again.versions()[0].last_used == 1000
+        again.open_package(digest).close()
+        assert manifest.stat().st_mtime == 1000
+        again.lease(digest).close()
+        used = manifest.stat().st_mtime_ns
+        assert used > time.time_ns() - 60e9
+        again.lease(digest).close()
+        assert manifest.stat().st_mtime_ns == used
+
+
+def test_leases_from_many_threads_while_the_version_comes_and_goes(store):
+    data = package(count=1)
+    digest = manifest_of(data).digest
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                with store.lease(digest) as lease:
+                    if read_all(lease, lease.size) != data:
+                        wrong.append("bytes")
+            except VersionMissing:
+                pass
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        fill_whole(store, data)
+        store.remove(digest)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# -- full disks and failing ones
+
+
+class SmallDisk(FailingFileSystem):
+    def __init__(self, free: int, total: int) -> None:
+        super().__init__()
+        self.left = Room(free, total)
+
+    def room(self, path):
+        return self.left
+
+
+def test_free_bytes_are_kept_free(folder):
+    data = package()
+    fs = SmallDisk(len(data) + 99, 10 * len(data))
+    with DiskStore.open(folder, min_free_bytes=100, fs=fs) as store:
+        with pytest.raises(NoSpace) as caught:
+            store.begin_fill(manifest_of(data))
+        assert not isinstance(caught.value, NeverFits)
+        stream = store.begin_stream("m")
+        with pytest.raises(NoSpace):
+            stream.append(data)
+        assert stream.size == 0
+        stream.append(data[:-1])  # the last byte is one too many
+        stream.discard()
+        fs.left = Room(len(data) + 100, len(data) + 99)
+        with pytest.raises(NeverFits):
+            store.begin_fill(manifest_of(data))
+        fs.left = Room(len(data) + 100, len(data) + 100)
+        fill_whole(store, data)
+    assert names(folder, "incoming") == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["reserve", "write_at"])
+def test_a_full_disk_when_a_fill_begins(folder, call, code):
+    data = package()
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        before = descriptors()
+        fs.fail(call, code=code)
+        with pytest.raises(NoSpace):
+            store.begin_fill(manifest_of(data))
+        fs.mend()
+        assert descriptors() == before
+        assert names(folder, "incoming") == []
+        assert store.usage().filling == 0
+        fill_whole(store, data)
+
+
+def test_a_full_disk_in_a_stream_leaves_what_was_appended(folder):
+    data = package()
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        fill = store.begin_stream("m")
+        fill.append(data[:50_000])
+        fs.fail("write_at")
+        with pytest.raises(NoSpace):
+            fill.append(data[50_000:])
+        assert fill.size == 50_000
+        fs.mend()
+        fill.append(data[50_000:])
+        assert fill.commit() == manifest_of(data)
+        fill.close()
+
+
+PUBLISHING = [
+    ("sync", 1),
+    ("rename", 1),
+    ("sync_folder", 1),
+    ("write_at", 1),
+    ("sync", 2),
+    ("rename", 2),
+    ("sync_folder", 2),
+]
+
+
+@pytest.mark.parametrize(("call", "number"), PUBLISHING)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_commit_that_fails_leaves_the_fill_as_it_was(folder, call, number, code):
+    data = package()
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        fill, _, rest = half_filled(store, data)
+        for chunk in rest:
+            fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+        fs.fail(call, number, code, once=True)
+        with pytest.raises(NoSpace if code == errno.ENOSPC else OSError):
+            fill.commit()
+        assert not store.holds(fill.manifest.digest)
+        assert store.usage().stored == 0
+        assert store.usage().filling == len(data)
+        fs.mend()
+        with DiskStore.open(folder) as other:  # nor do others see it
+            assert not other.holds(fill.manifest.digest)
+        fill.commit()
+        fill.close()
+        assert store.holds(fill.manifest.digest)
+        assert store.usage().stored == len(data)
+        assert store.usage().filling == 0
+    assert names(folder, "incoming") == []
+
+
+@pytest.mark.parametrize(("call", "number"), [("sync", 1), ("rename", 1), ("write_at", 1)])
+def test_a_ref_that_cannot_be_written_is_not_switched(folder, call, number):
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        one, two = fill_whole(store, package(1)).digest, fill_whole(store, package(2)).digest
+        store.set_ref(Ref("m", one))
+        fs.fail(call, number)
+        with pytest.raises(NoSpace):
+            store.set_ref(Ref("m", two))
+        fs.mend()
+        assert store.ref("m") == Ref("m", one)
+    assert names(folder, "incoming") == []
+    with DiskStore.open(folder) as again:
+        assert again.ref("m") == Ref("m", one)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_failing_call_loses_a_package_or_a_descriptor(folder, call):
+    """Every call of each kind fails in turn while a package is filled; another one is there before and after."""
+    here, data = package(1), package(2)
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        kept = fill_whole(store, here).digest
+        store.set_ref(Ref("kept", kept))
+        before = descriptors()
+        for number in range(1, 40):
+            fs.fail(call, number, errno.EIO, once=True)
+            try:
+                digest = fill_whole(store, data).digest
+            except OSError:
+                fs.mend()
+                store.begin_fill(manifest_of(data)).discard()
+            else:
+                fs.mend()
+                store.remove(digest)
+            with store.lease(kept) as lease:
+                assert read_all(lease, len(here)) == here
+            assert not store.holds(manifest_of(data).digest)
+        assert descriptors() <= before + 1
+        assert store.usage().filling == 0
+    assert names(folder, "incoming") == []
+    with DiskStore.open(folder) as again:
+        again.verify(kept)
+        assert [ref.digest for ref in again.refs()] == [kept]
+        assert [v.digest for v in again.versions()] == [kept]
+
+
+def test_where_the_kernel_cannot_copy_or_reserve_bytes_go_through_us(folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    members = documents(3, 3_000_000)
+    with DiskStore.open(folder) as store:
+        fill_whole(store, make_zip(members, minute=1))
+        fill = store.begin_fill(manifest_of(make_zip(members, minute=2)))
+        assert fill.missing() == ()
+        fill.commit()
+        fill.close()
+
+
+def test_an_abandoned_fill_without_owner_lets_its_lock_go(store):
+    fill, _, _ = half_filled(store, package())
+    manifest = fill.manifest
+    del fill
+    store.begin_fill(manifest).discard()
+
+
+def test_nothing_is_logged_when_all_is_well(folder, caplog):
+    with caplog.at_level(logging.DEBUG, "store"), DiskStore.open(folder) as store:
+        store.set_ref(Ref("m", fill_whole(store, package()).digest))
+        store.find(ABSENT)
+    with DiskStore.open(folder) as store:
+        store.find(ABSENT)
+    assert caplog.text == ""
