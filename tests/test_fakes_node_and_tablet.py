@@ -86,9 +86,7 @@ async def test_node_falls_back_to_the_token_and_understands_the_single_field(
     await eventually(lambda: node.storage.joinpath("m2/package.zip").exists())
 
 
-async def test_node_pulls_on_demand_answers_404_and_503(
-    fakes: FakeFactory, master: RunningMaster, package: Package
-):
+async def test_node_pulls_on_demand_answers_404_and_503(fakes: FakeFactory, master: RunningMaster, package: Package):
     node = fakes.node(master.url, interval=60)
     await eventually(lambda: master.state()["heartbeats"])
     master.start("m1")
@@ -100,9 +98,7 @@ async def test_node_pulls_on_demand_answers_404_and_503(
     assert httpx.get(f"{url}/m1/download-package", trust_env=False).status_code == 503
 
 
-async def test_tablet_waits_for_a_token_and_downloads(
-    fakes: FakeFactory, master: RunningMaster, package: Package
-):
+async def test_tablet_waits_for_a_token_and_downloads(fakes: FakeFactory, master: RunningMaster, package: Package):
     async with Tablet(master.url, poll_seconds=0.05) as tablet:
         assert await tablet.poll() is None  # the token is "none"
         with pytest.raises(TabletError):
@@ -113,9 +109,7 @@ async def test_tablet_waits_for_a_token_and_downloads(
         assert (download.node, download.expected, download.failures) == (master.address, None, [])
 
 
-async def test_tablet_follows_the_redirect_to_a_node(
-    fakes: FakeFactory, master: RunningMaster, package: Package
-):
+async def test_tablet_follows_the_redirect_to_a_node(fakes: FakeFactory, master: RunningMaster, package: Package):
     node = fakes.node(master.url)
     await eventually(lambda: master.state()["nodes"])
     master.start("m1")
@@ -153,19 +147,21 @@ async def test_tablet_counts_only_a_whole_200_in_time(master: RunningMaster, pac
         assert wrong.digest != package.digest
 
 
-async def test_tablet_chooses_uniformly_at_random(
-    fakes: FakeFactory, master: RunningMaster, package: Package
-):
+async def test_tablet_chooses_uniformly_at_random(fakes: FakeFactory, master: RunningMaster, package: Package):
     nodes = [fakes.node(master.url, interval=0.1), fakes.node(master.url, interval=0.1)]
     await eventually(lambda: len(master.state()["nodes"]) == 2)
     master.start("m1")
     await eventually(lambda: master.gate_opened("m1"))
     master.behave(redirect=False)  # else the master's own entry leads to a node, too
     seen: set[str] = set()
-    async with Tablet(master.url) as tablet:
+
+    async def draw() -> None:
+        seen.add((await tablet.fetch("m1")).node)
+
+    async with Tablet(master.url) as tablet, anyio.create_task_group() as tasks:
         # 60 draws from 3 miss one of them once in 10 billion runs.
         for _ in range(60):
-            seen.add((await tablet.fetch("m1")).node)
+            tasks.start_soon(draw)
     assert seen == {master.address, *(node.address for node in nodes)}
 
 
