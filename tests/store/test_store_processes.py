@@ -1,0 +1,201 @@
+"""Several processes on one storage folder, one of them killed without warning."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from store import DiskStore, FillBusy, NodeFileDamaged, StorageLock, StorageTaken, node_id
+from tests.store.contract import read_all
+from tests.store.samples import manifest_of, package
+
+ROOT = Path(__file__).parents[2]
+
+FILL = """
+import sys
+from store import DiskStore
+from tests.store.samples import manifest_of, package
+folder, count = sys.argv[1], int(sys.argv[2])
+data = package(7, count=20)
+store = DiskStore.open(folder)
+fill = store.begin_fill(manifest_of(data))
+for chunk in fill.missing()[:count]:
+    fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+STREAM = """
+import sys
+from store import DiskStore
+from tests.store.samples import package
+fill = DiskStore.open(sys.argv[1]).begin_stream("m")
+fill.append(package(7))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+LEAD = """
+import sys
+from store import StorageLock
+lock = StorageLock(sys.argv[1])
+assert lock.acquire(sys.argv[2], "n")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+COMMIT_FOR_EVER = """
+import sys
+from store import DiskStore, Ref
+from tests.store.samples import fill_whole, package
+store = DiskStore.open(sys.argv[1])
+print("ready", flush=True)
+for seed in range(100000):
+    digest = fill_whole(store, package(seed, count=3)).digest
+    store.set_ref(Ref("m", digest, title=str(seed)))
+    if seed % 3 == 2:
+        for version in list(store.versions()):
+            if version.digest != digest:
+                store.remove(version.digest)
+"""
+
+
+@contextmanager
+def running(script: str, *arguments: object):
+    """A process that runs `script` and has said that it is ready; killed at the end, if it is still there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "storage"
+
+
+@pytest.mark.parametrize("count", [1, 13])
+def test_a_fill_goes_on_where_a_killed_process_left_it(folder, count):
+    data = package(7, count=20)
+    manifest = manifest_of(data)
+    with running(FILL, folder, count) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with DiskStore.open(folder) as store:
+        assert store.usage().filling == len(data)
+        fill = store.begin_fill(manifest)
+        assert list(fill.missing()) == list(manifest.chunks[count:])
+        for chunk in fill.missing():
+            fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+        fill.commit()
+        fill.close()
+        with store.lease(manifest.digest) as lease:
+            assert read_all(lease, len(data)) == data
+
+
+def test_one_fill_among_processes(folder):
+    manifest = manifest_of(package(7, count=20))
+    with running(FILL, folder, 2) as process, DiskStore.open(folder) as store:
+        with pytest.raises(FillBusy) as caught:
+            store.begin_fill(manifest)
+        assert caught.value.name == manifest.digest
+        process.kill()
+        process.wait()
+        store.begin_fill(manifest).discard()
+
+
+def test_a_stream_of_a_killed_process_is_removed(folder):
+    with running(STREAM, folder) as process:
+        with DiskStore.open(folder) as store, pytest.raises(FillBusy):
+            store.begin_stream("m")
+        assert len(list((folder / "incoming").iterdir())) == 1
+        process.kill()
+        process.wait()
+        with DiskStore.open(folder) as store:
+            assert list((folder / "incoming").iterdir()) == []
+            store.begin_stream("m").discard()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_store_whose_process_is_killed_at_any_moment_opens_sound(folder, seed):
+    with running(COMMIT_FOR_EVER, folder) as process:
+        # How far it comes before that is chance, and meant to be.
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(random.Random(seed).uniform(0.02, 0.3))
+        process.kill()
+        process.wait()
+    with DiskStore.open(folder) as store:
+        for version in store.versions():
+            store.verify(version.digest)
+            assert store.manifest(version.digest).size == version.size
+        for ref in store.refs():
+            assert store.holds(ref.digest)
+        stored = {f"{version.digest}.{suffix}" for version in store.versions() for suffix in ("zip", "json")}
+        assert {path.name for path in (folder / "packages").iterdir()} == stored
+        assert not any(path.suffix == ".tmp" for path in (folder / "incoming").iterdir())
+
+
+# -- the node's own files
+
+
+def test_one_process_leads_and_others_of_its_address_follow(folder):
+    with running(LEAD, folder, "10.0.0.1:8001") as process, StorageLock(folder) as lock:
+        assert not lock.acquire("10.0.0.1:8001", "n")
+        assert not lock.leader
+        with pytest.raises(StorageTaken, match=r"taken by the node at 10\.0\.0\.1:8001") as caught:
+            lock.acquire("10.0.0.2:8001", "n")
+        assert caught.value.holder == "10.0.0.1:8001"
+        process.kill()
+        process.wait()
+        assert lock.acquire("10.0.0.2:8001", "n")
+        assert lock.leader
+        assert lock.acquire("10.0.0.2:8001", "n")
+
+
+def test_a_lock_given_up_can_be_taken_under_another_address(folder):
+    with StorageLock(folder) as lock:
+        assert lock.acquire("a:1", "n")
+    assert not lock.leader
+    lock.release()
+    with StorageLock(folder) as lock, StorageLock(folder) as other:
+        assert lock.acquire("b:1", "n")
+        assert not other.acquire("b:1", "n")
+
+
+def test_a_node_keeps_its_id(folder):
+    name = node_id(folder)
+    assert name == node_id(folder)
+    assert name.startswith("node-")
+    assert name != node_id(folder.with_name("other"))
+    DiskStore.open(folder).close()
+    assert node_id(folder) == name
+    assert list((folder / "incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b'{"node_id": ""}', b'{"node_id": 7}', b"\xff", b"[" * 99_999]
+)
+def test_a_damaged_id_is_not_replaced(folder, data):
+    node_id(folder)
+    (folder / "node.json").write_bytes(data)
+    with pytest.raises(NodeFileDamaged, match=r"node\.json is damaged"):
+        node_id(folder)
+    assert (folder / "node.json").read_bytes() == data
+    (folder / "node.json").write_bytes(b'{"node_id": "hall-3"}')
+    assert node_id(folder) == "hall-3"
