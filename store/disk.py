@@ -270,6 +270,7 @@ class DiskStore:
         then `filesystem.publish` syncs and renames the file and syncs the folder, then the manifest is put in
         place in the same way; only then is the version held. When this raises, `source` has its name again.
         """
+        before = self._fs.look_at(fd)
         made = self._verified(fd, size, manifest)
         with self._names:
             if self._is_stored(made.digest):
@@ -277,7 +278,10 @@ class DiskStore:
             else:
                 with full_disk(size, self.room):
                     self._name(fd, source, made)
-                self._admit(Entry(made.digest, size, time.time(), self._fs.look_at(fd)), made)
+                # Renaming changes the ctime; the bytes that were hashed are the file's if nothing else has changed.
+                now = self._fs.look_at(fd)
+                same = (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
+                self._admit(Entry(made.digest, size, time.time(), now if same else None), made)
             self.release(reserved)
         return made
 
