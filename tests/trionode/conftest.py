@@ -1,0 +1,44 @@
+"""Fixtures for tests of the node as a process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.nodes import OurNode, Start, run_node
+from tests.support.packages import make_documents, make_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.packages import Package
+    from tests.support.processes import Spawner
+
+    StartNode = Callable[..., OurNode]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The master's folder of packages."""
+    made = tmp_path / "packages"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def package(folder: Path) -> Package:
+    """The package of the meeting m1: a few documents, about 1.2 MB."""
+    return make_package(folder / "m1.zip", make_documents(6, 200_000), level=1)
+
+
+@pytest.fixture
+def start_node(spawn: Spawner, tmp_path: Path) -> StartNode:
+    """Starts nodes; each call without a `storage` gets a folder of its own."""
+    count = iter(range(1000))
+
+    def start(master_url: str, *, how: Start = "serve", storage: Path | None = None, **settings: object) -> OurNode:
+        return run_node(spawn, master_url, storage or tmp_path / f"storage-{next(count)}", start=how, **settings)
+
+    return start
