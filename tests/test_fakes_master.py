@@ -30,9 +30,7 @@ def master(fakes: FakeFactory, tmp_path: Path, package: Package) -> RunningMaste
     return fakes.master(tmp_path)
 
 
-def beat(
-    master: RunningMaster, node_id: str, active: list[str], synced: list[str], **more: Any
-) -> httpx.Response:
+def beat(master: RunningMaster, node_id: str, active: list[str], synced: list[str], **more: Any) -> httpx.Response:
     body = {
         "node_id": node_id,
         "address": "127.0.0.1:9",
@@ -200,9 +198,7 @@ def test_gate_waits_for_every_online_node(master: RunningMaster):
     beat(master, "n1", [], [])
     beat(master, "n2", [], [])
     master.start("m1")
-    assert [meeting["id"] for meeting in get(master, "meetings/status/node").json()["active_meetings"]] == [
-        "m1"
-    ]
+    assert [meeting["id"] for meeting in get(master, "meetings/status/node").json()["active_meetings"]] == ["m1"]
     assert token(master) == "none"
     beat(master, "n1", ["m1"], ["m1"])
     beat(master, "n2", [], ["m1"])  # synced but not active in the same heartbeat: does not count
@@ -246,18 +242,14 @@ def test_restart_keeps_the_id_and_makes_a_new_package_with_the_same_documents(
     before = token(master)
     again = master.restart("m1")
     assert again["digest"] != package.digest
-    assert [meeting["id"] for meeting in get(master, "meetings/status/node").json()["active_meetings"]] == [
-        "m1"
-    ]
+    assert [meeting["id"] for meeting in get(master, "meetings/status/node").json()["active_meetings"]] == ["m1"]
     second = zipfile.ZipFile(io.BytesIO(httpx.get(master.direct_url("m1"), trust_env=False).content))
     assert second.namelist()[0] == "README.txt"
     assert second.namelist() == first.namelist()
     assert second.read("README.txt") != first.read("README.txt")
     assert second.read(second.namelist()[1]) == first.read(first.namelist()[1])
     assert all(member.compress_type == zipfile.ZIP_DEFLATED for member in second.infolist())
-    assert not any(member.flag_bits & 0x08 for member in second.infolist()), (
-        "sizes stand in the local headers"
-    )
+    assert not any(member.flag_bits & 0x08 for member in second.infolist()), "sizes stand in the local headers"
     opened(master)
     assert token(master) not in {"none", before}
     # A source that was replaced is served as it is.

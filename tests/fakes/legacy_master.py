@@ -97,9 +97,7 @@ def add_node_routes(app: FastAPI, state: MasterState) -> None:
     async def heartbeat(body: NodeHeartbeat, request: Request) -> dict[str, Any]:
         if not (body.node_id and body.address and body.status):
             raise HTTPException(400, "node_id, address and status must not be empty")
-        extra = {
-            key: value for key, value in (await request.json()).items() if key not in body.model_fields_set
-        }
+        extra = {key: value for key, value in (await request.json()).items() if key not in body.model_fields_set}
         state.heartbeat({**extra, **body.model_dump()})
         return {"status": "success", "timestamp": time.time()}
 
@@ -291,12 +289,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.fakes.legacy_master", description=__doc__)
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument(
-        "--work", type=Path, help="where built packages are put (default: a temporary folder)"
-    )
-    parser.add_argument(
-        "--start", action="append", default=[], metavar="ID", help="put a meeting in progress"
-    )
+    parser.add_argument("--work", type=Path, help="where built packages are put (default: a temporary folder)")
+    parser.add_argument("--start", action="append", default=[], metavar="ID", help="put a meeting in progress")
     for name, field in Intervals.__dataclass_fields__.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=field.default, metavar="S")
     return parser.parse_args()

@@ -39,9 +39,7 @@ def substitute(mode: str) -> bytes | None:
     }.get(mode)
 
 
-async def package_body(
-    meeting: Meeting, mode: str, body: str, rate: float, counters: Counters
-) -> AsyncIterator[bytes]:
+async def package_body(meeting: Meeting, mode: str, body: str, rate: float, counters: Counters) -> AsyncIterator[bytes]:
     """Yield the meeting's package as it is now; no length tells a client where it should end."""
     assert meeting.package is not None
     end = meeting.size // 2 if mode in ("truncated", "cut", "stall") else meeting.size

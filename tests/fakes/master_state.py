@@ -65,9 +65,7 @@ class Behaviour:
         """Set the given fields. Raises ValueError for one that does not exist."""
         for name, value in changes.items():
             if name not in self.__dataclass_fields__:
-                raise ValueError(
-                    f"no such behaviour: {name!r}; there are {', '.join(self.__dataclass_fields__)}"
-                )
+                raise ValueError(f"no such behaviour: {name!r}; there are {', '.join(self.__dataclass_fields__)}")
             setattr(self, name, value)
         for mode in (self.mode, *self.modes.values()):
             if mode not in MODES:
@@ -150,9 +148,7 @@ class MasterState:
             if meeting_id not in self.meetings:
                 described = source.with_suffix(".json")
                 details = json.loads(described.read_text()) if described.exists() else {}
-                self.meetings[meeting_id] = Meeting(
-                    meeting_id, source, details.get("title", f"Meeting {meeting_id}")
-                )
+                self.meetings[meeting_id] = Meeting(meeting_id, source, details.get("title", f"Meeting {meeting_id}"))
 
     def in_progress(self) -> list[Meeting]:
         return [meeting for meeting in self.meetings.values() if meeting.status == IN_PROGRESS]
@@ -182,9 +178,7 @@ class MasterState:
         meeting.status = ENDED
         if gate := self._gates.pop(meeting_id, None):
             gate.cancel()
-        self.token = (
-            self._new_token() if any(other.gate.get("opened") for other in self.in_progress()) else NO_TOKEN
-        )
+        self.token = self._new_token() if any(other.gate.get("opened") for other in self.in_progress()) else NO_TOKEN
         return meeting
 
     def _new_token(self) -> str:
@@ -244,9 +238,7 @@ class MasterState:
 
     def heartbeat(self, body: dict[str, Any]) -> None:
         """Take a heartbeat; it registers an unknown node. Only ids that are active in it can be synced."""
-        node = self.nodes.get(body["node_id"]) or self.register(
-            body["node_id"], body["address"], body["status"]
-        )
+        node = self.nodes.get(body["node_id"]) or self.register(body["node_id"], body["address"], body["status"])
         node.seen, node.address, node.status = time.time(), body["address"], body["status"]
         node.active_meetings = [meeting for meeting in body["active_meetings"] if isinstance(meeting, dict)]
         for meeting in node.active_meetings:

@@ -131,9 +131,7 @@ class Tablet:
         try:
             await self.data(meeting_id)
             await anyio.sleep(random.uniform(0, self.jitter))
-            urls = (
-                [self._meeting(meeting_id, "download-package")] if redirect else await self._urls(meeting_id)
-            )
+            urls = [self._meeting(meeting_id, "download-package")] if redirect else await self._urls(meeting_id)
         except (httpx.HTTPError, TabletError) as error:
             result.failures.append(repr(error))
             return result

@@ -103,9 +103,7 @@ class Process:
                 if (match := re.search(pattern, line.rstrip("\n"))) and (line.endswith("\n") or ended):
                     return match
             if ended:
-                raise RuntimeError(
-                    f"{self.command} ended with {self.returncode} before {pattern!r}:\n{self.log()}"
-                )
+                raise RuntimeError(f"{self.command} ended with {self.returncode} before {pattern!r}:\n{self.log()}")
             return None
 
         try:

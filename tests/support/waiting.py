@@ -20,9 +20,7 @@ class DeadlineMissedError(AssertionError):
     """What was waited for did not happen in time."""
 
 
-async def eventually(
-    check: Callable[[], T | Awaitable[T | None] | None], *, within: float = 10.0, what: str = ""
-) -> T:
+async def eventually(check: Callable[[], T | Awaitable[T | None] | None], *, within: float = 10.0, what: str = "") -> T:
     """Call `check` (plain or async) until it returns something true, and return that.
 
     An AssertionError or OSError from `check` counts as "not yet"; after `within` seconds it is the cause of
