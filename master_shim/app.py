@@ -131,9 +131,11 @@ class MasterShim:
         match = find(scope["path"], scope.get("root_path", ""))
         await self.answer(match, scope, receive, send)
 
-    async def answer(self, match: Match | None, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose route was found already (None: there is none)."""
-        request = Request(scope, receive, send, match or _NOWHERE)
+    async def answer(
+        self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, whole: bool = True
+    ) -> None:
+        """Answer a request whose route was found already (None: there is none). `whole`: see `Request`."""
+        request = Request(scope, receive, send, match or _NOWHERE, whole)
         try:
             answer = await self._handle(match, request)
             if answer is not None:

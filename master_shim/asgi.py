@@ -46,12 +46,16 @@ _FIELD_NAMES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 @dataclass(slots=True)
 class Request:
-    """One HTTP request on its way to an answer. `match` is the route it takes."""
+    """One HTTP request on its way to an answer. `match` is the route it takes.
+
+    `whole` says that the shim is the whole master for it, and not wrapped around another that has its own status.
+    """
 
     scope: Scope
     receive: Receive
     send: Send
     match: Match
+    whole: bool = True
     answered: bool = False
 
     @property

@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotation when it runs
 from typing import TYPE_CHECKING, Annotated, Any
 
 import hypercorn.asyncio.run as hypercorn_run
@@ -23,7 +23,7 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 
 from .app import MasterShim
-from .errors import FolderMissing, ShimError
+from .errors import FolderMissing, FolderUnreadable, ShimError
 from .packages import DirectoryPackages
 
 if TYPE_CHECKING:
@@ -55,9 +55,12 @@ def serve(
         source = DirectoryPackages(packages)
         meetings = source.read()
         listener = _listen(host, port)
-    except (ShimError, _CannotListen) as error:
-        hint = " (create it, or name another with --packages)" if isinstance(error, FolderMissing) else ""
-        return _refuse(f"{error}{hint}")
+    except FolderMissing as error:
+        return _refuse(f"{error}; create it, or name another with --packages")
+    except FolderUnreadable as error:
+        return _refuse(f"the packages folder cannot be read: {error.reason}")
+    except _CannotListen as error:
+        return _refuse(str(error))
     with listener:
         _announce(listener, source, meetings)
         asyncio.run(_serve(MasterShim(source), listener))
@@ -118,7 +121,7 @@ def _announce(listener: socket.socket, source: DirectoryPackages, meetings: tupl
     else:
         print(f"no meeting in progress yet: every <meeting id>.zip put into {source.folder} is one")
     for meeting in meetings:
-        print(f"  {meeting.id}  {meeting.title}  {Path(meeting.path).stat().st_size / 1e6:.1f} MB")
+        print(f"  {meeting.id}  {meeting.title}")
     sys.stdout.flush()
 
 

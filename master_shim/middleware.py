@@ -23,6 +23,6 @@ class MasterShimMiddleware:
         if scope["type"] == "http":
             match = find(scope["path"], scope.get("root_path", ""))
             if match is not None and match.route.group is not Group.STATUS:
-                await self._shim.answer(match, scope, receive, send)
+                await self._shim.answer(match, scope, receive, send, whole=False)
                 return
         await self._app(scope, receive, send)

@@ -56,7 +56,9 @@ class NodeRoutes:
         now = self._clock()
         node = self._registry.beat(message, now)
         self._balancer.seen(node, message.tickets, now)
-        token = await self._token()
+        # The token of a master that is only wrapped is not known here; ours would be news to the node at every
+        # beat.
+        token = await self._token() if request.whole else None
         # Written out, since the type leaves out what has its default, and a deployed node wants its `status`.
         value = {
             "status": "success",

@@ -11,11 +11,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
 from blake3 import blake3
 
 from .asgi import Answer, Request, json_answer
-from .errors import MeetingMissing, PackageChanging, PackageMissing, PackageUnreadable, RouteMissing
+from .errors import FolderUnreadable, MeetingMissing, PackageChanging, PackageMissing, PackageUnreadable, RouteMissing
 from .protocol import NO_TOKEN
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("master_shim.status")
 
 IN_PROGRESS = "进行中"
-TOKEN_SECONDS = 2.0
-"""A heartbeat's answer waits no longer than this for the token: while a big package is being hashed it goes
-without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +82,24 @@ class StatusRoutes:
         return Snapshot(token_of(entries), tuple(meetings))
 
     async def token(self) -> str | None:
-        """Return the token for a heartbeat's answer; None when there is none, or not in time."""
+        """Return the token for a heartbeat's answer; None when it cannot be told at once.
+
+        A heartbeat is not kept waiting while a new package is hashed: the status calls that follow bring that
+        about, and until then the token would be news to nobody.
+        """
         if self._packages is None:
             return None
-        with anyio.move_on_after(TOKEN_SECONDS):
-            return (await self.snapshot()).token
-        return None
+        entries = []
+        try:
+            for meeting in await self._packages.meetings():
+                version = self._versions.known(meeting.path)
+                if version is None:
+                    return None
+                entries.append((meeting.id, version.digest, meeting.fingerprint))
+        except (FolderUnreadable, PackageMissing, PackageUnreadable) as error:
+            _log.warning("a heartbeat was answered without a token: %s", error)
+            return None
+        return token_of(entries)
 
     async def status_node(self, request: Request) -> Answer:
         """Answer `meetings/status/node`."""

@@ -119,6 +119,12 @@ class PackageVersions:
             if not lock.locked() and self._locks.get(name) is lock:
                 del self._locks[name]
 
+    def known(self, path: str | os.PathLike[str]) -> Version | None:
+        """Return which version the file is if that is known without reading it. Raises as `current` does."""
+        name = os.fspath(path)
+        version = self._current.get(name)
+        return version if version is not None and version.state == _look(name) else None
+
     def find(self, digest: str) -> Version | None:
         """Return the file that is `digest` now, among those ever asked for, or None."""
         for path in tuple(self._paths.get(digest, ())):
