@@ -42,9 +42,19 @@ class PackageConnection(TrioASGIHTTPConnection):
 
     async def handle_request(self, nursery: trio.Nursery, request: Request, send: Any) -> None:  # type: ignore[override]
         """Handle the request with an exit stack in its scope."""
+
+        async def send_shielding_the_last(message: Any) -> None:
+            if message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            # Once the last message is out, Hypercorn tells the other half of the request that the client is gone,
+            # which cancels this half in the middle of making the connection idle: it would never be closed (measured).
+            with trio.move_on_after(FINAL_SECONDS, shield=True):
+                await send(message)
+
         with ExitStack() as stack:
             request.scope[EXIT_STACK] = stack  # type: ignore[literal-required]
-            await super().handle_request(nursery, request, send)
+            await super().handle_request(nursery, request, send_shielding_the_last)
 
     async def _send_response(self, send: Any, response: Any) -> None:
         if not isinstance(response, PackageResponse):
@@ -56,10 +66,7 @@ class PackageConnection(TrioASGIHTTPConnection):
             # Returning without the last message makes the server cut the connection: the client sees a failure and
             # never a short file.
             return
-        # Once this message is out, Hypercorn tells the other half of the request that the client is gone, which
-        # cancels this one in the middle of making the connection idle: it would then never be closed (measured).
-        with trio.move_on_after(FINAL_SECONDS, shield=True):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_package(self, send: Any, package: PackageBody) -> bool:
         """Send the body; tell whether all of it went out."""

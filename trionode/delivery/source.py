@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..sync.fetch import ActiveFill
     from ..sync.meetings import Meeting, Meetings
 
-ABSENT_SECONDS = 2.0
+ABSENT_SECONDS = 1.0
 """For so long what the master did not name is absent without asking again: hostile ids never become its work."""
 
 SETTLE_SECONDS = 20.0
