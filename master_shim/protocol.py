@@ -67,8 +67,10 @@ class Registration(msgspec.Struct, frozen=True):
     status: str = "online"
 
 
-class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+class Heartbeat(msgspec.Struct, frozen=True):
     """Body of `POST nodes/heartbeat`. The fields after `synced_meetings` are ours.
+
+    Always sent whole: a deployed master may insist on `status`, and take a list that is not there for "as before".
 
     `packages` maps meeting ids to the digest this node serves; `filling` lists digests being filled; `tickets`
     are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node.
