@@ -21,7 +21,7 @@ from .errors import (
     VersionMissing,
     VersionPresent,
 )
-from .interface import ChunkLocation, Fill, Lease, Readable, Ref, Store, StreamFill, Usage, Version
+from .interface import ChunkLocation, Fill, Lease, Readable, Ref, Scanned, Store, StreamFill, Usage, Version
 from .manifest import Chunk, Literal, Manifest
 from .memory import MemoryStore
 from .node_files import StorageLock, node_id
@@ -50,6 +50,7 @@ __all__ = [
     "PackageRejected",
     "Readable",
     "Ref",
+    "Scanned",
     "StorageLock",
     "StorageTaken",
     "Store",

@@ -23,21 +23,22 @@ from .errors import (
 from .filesystem import FileSystem, create_locked, full_disk, publish, write_durably
 from .filling import DiskFill, DiskStreamFill
 from .layout import Layout
-from .leases import DiskLease, Entry, Shelf, unchanged
-from .reading import check, hash_bytes, split_bytes
+from .leases import DiskLease, Entry, Shelf
+from .mending import Mender
+from .reading import hash_bytes, split_bytes
 from .recovery import load_entry, recover, remake_manifest
 from .refs import encode
 from .zips import check_package
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from .digest import Digest
     from .filesystem import Room
-    from .interface import ChunkLocation, Ref, Store, Usage, Version
-    from .manifest import Manifest
+    from .interface import ChunkLocation, Ref, Scanned, Store, Usage, Version
+    from .manifest import Chunk, Literal, Manifest
 
 logger = logging.getLogger("store")
 
@@ -57,6 +58,7 @@ class DiskStore:
         self._names = threading.Lock()
         self._refs: dict[str, Ref] = {}  # replaced whole, so that readers need no lock
         self._catalogue = Catalogue(fs, self._layout, self._shelf.digests)
+        self._mender = Mender(fs, self._layout, self._shelf, self.manifest, self._remake)
 
     @classmethod
     def open(
@@ -117,6 +119,10 @@ class DiskStore:
             return self._catalogue.manifest(digest)
         except (FileNotFoundError, InvalidManifest) as error:
             logger.warning("the manifest of %s cannot be used: %s", digest, error)
+        return self._remake(digest)
+
+    def _remake(self, digest: Digest) -> Manifest:
+        """Write a package's manifest anew; a package that is not what its name says is removed, and missing."""
         try:
             made = remake_manifest(self._fs, self._layout, digest)
         except FileNotFoundError:
@@ -125,23 +131,26 @@ class DiskStore:
             self.remove(digest)
             raise VersionMissing(digest)
         manifest, state = made
-        self._shelf.verified(digest, state)
+        self._mender.found_right(digest, state)
+        self._catalogue.remove(digest)
         self._catalogue.add(digest, manifest)
         return manifest
 
     def verify(self, digest: Digest) -> None:
         """Hash every piece again; on success the version is trusted. Does not count as use."""
-        manifest = self.manifest(digest)
-        with self.open_package(digest) as lease:
-            before = self._fs.look_at(lease.fileno())
-            whole, bad = check(partial(self._fs.read_into, lease.fileno()), manifest)
-            right = whole and before.size == manifest.size
-            self._shelf.verified(digest, before if right else None)
-            if not right:
-                raise PackageCorrupt(digest, bad)
-            # Written to while it was read: what was hashed may be what is no longer there.
-            if not unchanged(before, self._fs.look_at(lease.fileno())):
-                raise PackageCorrupt(digest)
+        self._mender.verify(digest)
+
+    def scan(self, digest: Digest) -> Iterator[Scanned]:
+        """Hash every piece again, a step at a time."""
+        return self._mender.scan(digest)
+
+    def repair(self, digest: Digest, piece: Chunk | Literal, data: bytes | bytearray | memoryview) -> bool:
+        """Put the right bytes of a bad piece in their place."""
+        return self._mender.repair(digest, piece, data)
+
+    def checked_at(self, digest: Digest) -> float:
+        """Return when the whole was last found right."""
+        return self._mender.checked_at(digest)
 
     def remove(self, digest: Digest) -> None:
         """Unlink a version, and the refs that still name it.
@@ -161,11 +170,14 @@ class DiskStore:
         """Count a package that lies complete on the disk as committed."""
         if self._shelf.put(entry):
             self._accounts.store(entry.size)
+            if entry.verified is not None:
+                self._mender.found_right(entry.digest, entry.verified)
         self._catalogue.add(entry.digest, manifest)
 
     def _forget(self, digest: Digest) -> None:
         entry = self._shelf.pop(digest)
         self._catalogue.remove(digest)
+        self._mender.forget(digest)
         if entry is not None:
             self._accounts.forget(entry.size)
 

@@ -61,11 +61,11 @@ class FileSystem:
 
     def open(self, path: Path) -> int:
         """Open a file for reading; a link or a folder of that name is refused. Return its descriptor."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise FileNotFoundError(errno.ENOENT, "not a file", str(path))
-        return fd
+        return _open_file(path, os.O_RDONLY)
+
+    def open_to_write(self, path: Path) -> int:
+        """Open a file that is there for reading and writing; otherwise as `open`."""
+        return _open_file(path, os.O_RDWR)
 
     def reserve(self, fd: int, size: int) -> None:
         """Make the file `size` bytes long with every block its own, so that writing it cannot fill the disk."""
@@ -178,6 +178,14 @@ class FileSystem:
         """Return how much the file system that holds `path` has left for us, and has in all."""
         found = os.statvfs(path)
         return Room(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+def _open_file(path: Path, mode: int) -> int:
+    fd = os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "not a file", str(path))
+    return fd
 
 
 def _seen(found: os.stat_result) -> Seen:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from .digest import Digest
-    from .manifest import Chunk, Manifest
+    from .manifest import Chunk, Literal, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ class Usage:
     filling: int
     free: int
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A step of a scan: `done` bytes of the package were read so far; `bad` is the piece just found wrong, if any."""
+
+    done: int
+    bad: Chunk | Literal | None
 
 
 class Readable(Protocol):
@@ -209,10 +217,39 @@ class Store(Protocol):
         ...
 
     def verify(self, digest: Digest) -> None:
-        """Hash every piece again; on success the version is trusted. *Reads*.
+        """Hash every piece again; on success the version is trusted, and counts as checked now. *Reads*.
 
         Raises `VersionMissing`, or `PackageCorrupt` with the bad chunks (the version stays, and is not trusted).
         """
+        ...
+
+    def scan(self, digest: Digest) -> Iterator[Scanned]:
+        """Hash every piece again, a step (about 1 MiB) at a time, so that the caller sets the pace. *Reads*.
+
+        Yields each bad piece as soon as it is met; from then on the version is not trusted, until it is repaired,
+        which may be done between two steps. Ends when the whole is right: the version is then trusted and counts as
+        checked now. Else raises `PackageCorrupt` at the end, with the chunks that are still bad. Raises
+        `VersionMissing` at the first step. One thread at a time may advance it. Does not count as use; evicted
+        meanwhile, the version is read to its end all the same.
+        """
+        ...
+
+    def repair(self, digest: Digest, piece: Chunk | Literal, data: bytes | bytearray | memoryview) -> bool:
+        """Put a bad piece's right bytes in place, durably; return whether the version is trusted now. *Writes*.
+
+        `data` is verified against the piece (of a literal: its own `data`) before anything is written; a piece that
+        was right all along is no error. Meanwhile the version is not trusted, and leases stay valid: whoever reads
+        sees bad bytes turn right, never right ones wrong. When no other piece is known to be bad, the whole is hashed
+        again: only then is the version trusted, and all else that is bad becomes known.
+
+        Raises `VersionMissing`, `ChunkMismatch` (nothing written), `ValueError` for a piece of another version,
+        `NoSpace` for a file that was cut short and cannot grow again, `OSError`. After these the piece is as bad as it
+        was, and may be repaired again.
+        """
+        ...
+
+    def checked_at(self, digest: Digest) -> float:
+        """Return when this process last found a whole version right, in Unix seconds; 0.0 for never. No disk access."""
         ...
 
     def find(self, digest: Digest) -> ChunkLocation | None:

@@ -25,16 +25,17 @@ from .errors import (
 )
 from .interface import ChunkLocation, Usage, Version
 from .manifest import Chunk, Literal, Manifest
+from .mending import examine, find_piece, right_bytes
 from .reading import check, read_into, split_bytes
 from .runs import Runs
 from .space import Ledger
 from .zips import check_package
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from .interface import Ref, Store
+    from .interface import Ref, Scanned, Store
 
 UNBOUNDED_BYTES = 1 << 40
 """What a store without `max_bytes` says it has left: nothing real bounds it."""
@@ -51,6 +52,8 @@ class _Package:
     last_used: float
     leases: int = 0
     gone: bool = False
+    bad: set[Chunk | Literal] | None = None  # None: trusted. For tests, which can write behind a descriptor
+    checked_at: float = 0.0
 
 
 class MemoryLease:
@@ -73,8 +76,8 @@ class MemoryLease:
 
     @property
     def trusted(self) -> bool:
-        """Whether the bytes are right: nobody else can reach them."""
-        return True
+        """Whether the bytes are right, as far as was last looked: only a test can reach them."""
+        return self._package.bad is None
 
     def fileno(self) -> int:
         """Return the open descriptor."""
@@ -276,7 +279,7 @@ class MemoryStore:
     def keep(self, manifest: Manifest, fd: int) -> None:
         """Make the bytes behind a descriptor a package, unless it is here already."""
         if manifest.digest not in self._packages:
-            self._packages[manifest.digest] = _Package(manifest, os.dup(fd), time.time())
+            self._packages[manifest.digest] = _Package(manifest, os.dup(fd), time.time(), checked_at=time.time())
             self.ledger.store(manifest.size)
 
     def park(self, manifest: Manifest, fd: int, have: set[Chunk]) -> None:
@@ -318,7 +321,43 @@ class MemoryStore:
             package = self._package(digest)
             whole, bad = check(partial(read_into, package.fd), package.manifest)
             if not whole:
+                package.bad = set(bad)
                 raise PackageCorrupt(digest, bad)
+            package.bad = None
+            package.checked_at = time.time()
+
+    def scan(self, digest: Digest) -> Iterator[Scanned]:
+        """Hash every piece again, a step at a time."""
+        with self.lease(digest) as lease:
+            package = self._package(digest)
+            for step in examine(partial(read_into, lease.fileno()), package.manifest):
+                if step.bad is not None:
+                    with self.lock:
+                        package.bad = {*(package.bad or ()), step.bad}
+                yield step
+            if digest in self._packages:
+                self.verify(digest)
+
+    def repair(self, digest: Digest, piece: Chunk | Literal, data: bytes | bytearray | memoryview) -> bool:
+        """Put the right bytes of a bad piece in their place."""
+        with self.lock:
+            package = self._package(digest)
+            find_piece(package.manifest, piece)
+            os.pwrite(package.fd, right_bytes(piece, data), piece.offset)
+            package.bad = (package.bad or set()) - {piece}
+            if package.bad:
+                return False
+            os.ftruncate(package.fd, package.manifest.size)
+            try:
+                self.verify(digest)
+            except PackageCorrupt:
+                return False
+            return True
+
+    def checked_at(self, digest: Digest) -> float:
+        """Return when the whole was last found right."""
+        package = self._packages.get(digest)
+        return 0.0 if package is None else package.checked_at
 
     def find(self, digest: Digest) -> ChunkLocation | None:
         """Return where a chunk lies, by looking everywhere."""

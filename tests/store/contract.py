@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
+import time
 
 import pytest
 
@@ -13,6 +15,7 @@ from store import (
     ChunkMismatch,
     Digest,
     FillBusy,
+    Literal,
     Manifest,
     NeverFits,
     NoSpace,
@@ -43,6 +46,25 @@ HOSTILE_IDS = [
 
 def read_all(readable, size: int) -> bytes:
     return os.pread(readable.fileno(), size + 1, 0)
+
+
+def flip(readable, offset: int, count: int = 1) -> None:
+    """Change bytes of a package behind the store's back, as a bad disk would."""
+    fd = os.open(f"/proc/self/fd/{readable.fileno()}", os.O_RDWR)
+    try:
+        os.pwrite(fd, bytes(byte ^ 0xFF for byte in os.pread(fd, count, offset)), offset)
+    finally:
+        os.close(fd)
+
+
+def heal(store, digest: Digest, data: bytes) -> list[Chunk | Literal]:
+    """What a scrub does: scan, and repair what is bad from a good copy. Returns what was bad."""
+    bad = []
+    for step in store.scan(digest):
+        if step.bad is not None:
+            bad.append(step.bad)
+            store.repair(digest, step.bad, data[step.bad.offset : step.bad.offset + step.bad.size])
+    return bad
 
 
 class StoreContract:
@@ -429,6 +451,137 @@ class StoreContract:
         before = store.versions()[0].last_used
         store.lease(digest).close()
         assert store.versions()[0].last_used >= before
+
+    # -- scan and repair
+
+    def test_a_scan_of_what_is_right_ends_and_counts_as_a_check(self, store):
+        data = package(count=8, size=700_000)
+        began = time.time()
+        digest = fill_whole(store, data).digest
+        committed = store.checked_at(digest)
+        assert began <= committed <= time.time()
+        assert store.checked_at(ABSENT) == 0.0
+        steps = list(store.scan(digest))
+        assert all(step.bad is None for step in steps)
+        done = [step.done for step in steps]
+        assert done == sorted(set(done))
+        assert done[-1] == len(data)
+        assert max(b - a for a, b in itertools.pairwise([0, *done])) < 3_000_000
+        assert store.checked_at(digest) >= committed
+
+    def test_scan_and_repair_of_what_is_not_here(self, store):
+        with pytest.raises(VersionMissing):
+            next(store.scan(ABSENT))
+        with pytest.raises(VersionMissing):
+            store.repair(ABSENT, Chunk(0, 1, ABSENT), b"x")
+
+    def test_bad_pieces_are_found_one_by_one_and_repaired(self, store):
+        data = package()
+        manifest = fill_whole(store, data)
+        wrong = [manifest.pieces[0], manifest.chunks[1], manifest.chunks[3], manifest.pieces[-1]]
+        assert isinstance(wrong[0], Literal)
+        with store.lease(manifest.digest) as lease:
+            for piece in wrong:
+                flip(lease, piece.offset + piece.size - 1)
+            found: list[Chunk | Literal] = []
+            steps = store.scan(manifest.digest)
+            with pytest.raises(PackageCorrupt) as caught:
+                found.extend(step.bad for step in steps if step.bad is not None)
+            assert found == wrong
+            assert caught.value.bad == (manifest.chunks[1], manifest.chunks[3])
+            assert not lease.trusted
+            assert heal(store, manifest.digest, data) == wrong
+            assert lease.trusted
+            assert read_all(lease, len(data)) == data
+        store.verify(manifest.digest)
+
+    def test_trust_comes_back_with_the_last_bad_piece_and_not_before(self, store):
+        data = package()
+        manifest = fill_whole(store, data)
+        one, two, three = manifest.chunks[:3]
+        bytes_of = {chunk: data[chunk.offset : chunk.offset + chunk.size] for chunk in (one, two, three)}
+        with store.lease(manifest.digest) as lease:
+            for chunk in (one, two, three):
+                flip(lease, chunk.offset)
+            # Only the first is known to be bad: that there are others is found out when it is put right.
+            assert not store.repair(manifest.digest, one, bytes_of[one])
+            assert not lease.trusted
+            assert not store.repair(manifest.digest, three, bytes_of[three])
+            assert not lease.trusted
+            assert store.repair(manifest.digest, two, bytes_of[two])
+            assert lease.trusted
+            assert store.repair(manifest.digest, two, bytes_of[two])  # it was right already
+            assert lease.trusted
+            assert read_all(lease, len(data)) == data
+
+    def test_a_repair_takes_the_right_bytes_only(self, store):
+        data = package()
+        manifest = fill_whole(store, data)
+        chunk, literal = manifest.chunks[0], manifest.pieces[0]
+        with store.lease(manifest.digest) as lease:
+            flip(lease, chunk.offset)
+            before = read_all(lease, len(data))
+            for wrong in (b"", b"x" * chunk.size, data[chunk.offset : chunk.offset + chunk.size + 1]):
+                with pytest.raises(ChunkMismatch):
+                    store.repair(manifest.digest, chunk, wrong)
+            for other in (Chunk(chunk.offset + 1, chunk.size, chunk.digest), Chunk(10**9, 1, ABSENT)):
+                with pytest.raises(ValueError):
+                    store.repair(manifest.digest, other, data[other.offset : other.offset + other.size])
+            with pytest.raises(ValueError):
+                store.repair(manifest.digest, literal, b"x" * literal.size)
+            assert read_all(lease, len(data)) == before
+
+    def test_a_reader_sees_bad_bytes_turn_right_and_no_others(self, store):
+        data = package(count=3, size=300_000)
+        manifest = fill_whole(store, data)
+        kept_bad, chunk = manifest.chunks[:2]
+        right = data[chunk.offset : chunk.offset + chunk.size]
+        flipped = bytes(byte ^ 0xFF for byte in right)
+        wrong: list[str] = []
+        done = threading.Event()
+
+        def read() -> None:
+            with store.lease(manifest.digest) as lease:
+                while not done.is_set():
+                    got = os.pread(lease.fileno(), chunk.size, chunk.offset)
+                    if any(byte not in pair for byte, *pair in zip(got[::97], right[::97], flipped[::97], strict=True)):
+                        wrong.append("neither bad nor right")
+                    if lease.trusted and os.pread(lease.fileno(), chunk.size, chunk.offset) != right:
+                        wrong.append("trusted and wrong")
+
+        with store.lease(manifest.digest) as lease:
+            flip(lease, kept_bad.offset)
+            flip(lease, chunk.offset, chunk.size)
+            assert not store.repair(manifest.digest, chunk, right)
+            threads = [threading.Thread(target=read) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for _ in range(10):
+                flip(lease, chunk.offset, chunk.size)
+                assert not store.repair(manifest.digest, chunk, right)
+            good = data[kept_bad.offset : kept_bad.offset + kept_bad.size]
+            assert store.repair(manifest.digest, kept_bad, good)
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
+
+    def test_a_version_evicted_while_it_is_scanned_is_read_to_its_end(self, store):
+        data = package(count=4, size=700_000)
+        digest = fill_whole(store, data).digest
+        steps = store.scan(digest)
+        next(steps)
+        store.remove(digest)
+        assert [step.done for step in steps][-1] == len(data)
+        assert store.checked_at(digest) == 0.0
+
+    def test_a_scan_that_is_given_up_gives_its_lease_back(self, store):
+        digest = fill_whole(store, package(count=4, size=700_000)).digest
+        steps = store.scan(digest)
+        next(steps)
+        steps.close()
+        store.remove(digest)
+        assert list(store.versions()) == []
 
     # -- space
 

@@ -9,8 +9,8 @@ from collections import Counter
 from store.filesystem import FileSystem
 
 CALLS = (
-    "make_folder", "create", "open", "reserve", "truncate", "write_at", "read_into", "copy_range", "sync", "rename",
-    "unlink", "sync_folder", "read", "touch",
+    "make_folder", "create", "open", "open_to_write", "reserve", "truncate", "write_at", "read_into", "copy_range",
+    "sync", "rename", "unlink", "sync_folder", "read", "touch",
 )  # fmt: skip
 
 

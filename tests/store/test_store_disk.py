@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from store import (
+    Chunk,
     Digest,
     DiskStore,
     FillBusy,
+    Manifest,
     NeverFits,
     NoSpace,
     PackageCorrupt,
@@ -24,7 +26,7 @@ from store import (
 )
 from store.filesystem import FileSystem, Room
 from store.leases import IDLE_DESCRIPTORS
-from tests.store.contract import ABSENT, HOSTILE_IDS, read_all
+from tests.store.contract import ABSENT, HOSTILE_IDS, flip, heal, read_all
 from tests.store.faults import CALLS, FailingFileSystem
 from tests.store.samples import documents, fill_whole, make_zip, manifest_of, package, stream_whole
 
@@ -426,6 +428,72 @@ def test_an_unreadable_package_is_not_taken_from(folder):
         fill = store.begin_fill(manifest_of(make_zip(members, minute=2)))
         assert len(fill.missing()) == 3
         fill.discard()
+
+
+def test_a_file_of_another_length_is_repaired(store, folder):
+    data = package()
+    manifest = fill_whole(store, data)
+    path = folder / "packages" / f"{manifest.digest}.zip"
+    path.write_bytes(data + b"more")
+    with pytest.raises(PackageCorrupt):
+        store.verify(manifest.digest)
+    first = manifest.pieces[0]
+    assert store.repair(manifest.digest, first, data[: first.size])
+    assert path.read_bytes() == data
+    path.write_bytes(data[:30_000])
+    assert heal(store, manifest.digest, data) == [p for p in manifest.pieces if p.offset + p.size > 30_000]
+    assert path.read_bytes() == data
+    store.verify(manifest.digest)
+
+
+@pytest.mark.parametrize("how", ["verify", "scan"])
+def test_a_manifest_that_calls_right_bytes_bad_is_made_again(store, folder, how):
+    data = package()
+    manifest = fill_whole(store, data)
+    store.close()
+    lies = [Chunk(p.offset, p.size, ABSENT) if p == manifest.chunks[1] else p for p in manifest.pieces]
+    path = folder / "packages" / f"{manifest.digest}.json"
+    path.write_bytes(Manifest(manifest.digest, manifest.size, tuple(lies)).to_json())
+    with DiskStore.open(folder) as again:
+        if how == "verify":
+            again.verify(manifest.digest)
+        else:
+            assert [step.bad for step in again.scan(manifest.digest) if step.bad is not None] == [lies[3]]
+        assert again.manifest(manifest.digest) == manifest
+        with again.lease(manifest.digest) as lease:
+            assert lease.trusted
+    assert path.read_bytes() == manifest.to_json()
+
+
+@pytest.mark.parametrize("call", ["open_to_write", "write_at", "sync"])
+def test_a_repair_that_fails_can_be_made_again(folder, call):
+    data = package()
+    fs = FailingFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        manifest = fill_whole(store, data)
+        chunk = manifest.chunks[2]
+        right = data[chunk.offset : chunk.offset + chunk.size]
+        before = descriptors()
+        with store.lease(manifest.digest) as lease:
+            flip(lease, chunk.offset)
+            fs.fail(call, code=errno.EIO, once=True)
+            with pytest.raises(OSError):
+                store.repair(manifest.digest, chunk, right)
+            assert not lease.trusted
+            fs.mend()
+            assert store.repair(manifest.digest, chunk, right)
+            assert lease.trusted
+        assert descriptors() <= before + 1
+
+
+def test_a_removed_package_is_not_repaired(store, folder):
+    data = package()
+    manifest = fill_whole(store, data)
+    (folder / "packages" / f"{manifest.digest}.zip").unlink()
+    first = manifest.pieces[0]
+    with pytest.raises(VersionMissing):
+        store.repair(manifest.digest, first, data[: first.size])
+    assert names(folder, "packages") == [f"{manifest.digest}.json"]
 
 
 # -- leases
