@@ -173,7 +173,8 @@ class Story:
         board = self.cluster.packages[MEETINGS[-1].id]
         path = f"/api/v1/meetings/{MEETINGS[-1].id}/download-package"
         lines = [f"curl -s {self.cluster.master}/api/v1/nodes/list"]
-        lines.append(f"curl -L -o {board.path.name} {self.cluster.master}{path}")
+        # The node that was killed may be offered until the master has missed it for 30 s: ask again, as tablets do.
+        lines.append(f"curl -L --retry 3 --retry-connrefused -o {board.path.name} {self.cluster.master}{path}")
         for node in self.cluster.nodes:
             if node is not self.killed:
                 lines.append(f"curl -s {node.url}/api/status")
