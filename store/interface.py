@@ -216,6 +216,10 @@ class Store(Protocol):
         """Hold a committed package open and count it as used now. Cheap. Raises `VersionMissing`."""
         ...
 
+    def open_package(self, digest: Digest) -> Lease:
+        """Do the same without counting it as used: for looking after it. Raises `VersionMissing`."""
+        ...
+
     def verify(self, digest: Digest) -> None:
         """Hash every piece again; on success the version is trusted, and counts as checked now. *Reads*.
 

@@ -310,9 +310,14 @@ class MemoryStore:
     def lease(self, digest: Digest) -> MemoryLease:
         """Hold a package open and count it as used."""
         with self.lock:
+            self._package(digest).last_used = time.time()
+            return self.open_package(digest)
+
+    def open_package(self, digest: Digest) -> MemoryLease:
+        """Hold a package open without counting it as used."""
+        with self.lock:
             package = self._package(digest)
             package.leases += 1
-            package.last_used = time.time()
             return MemoryLease(self, package)
 
     def verify(self, digest: Digest) -> None:
