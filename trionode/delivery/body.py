@@ -1,26 +1,23 @@
-"""From a slice of a package to the messages of an ASGI response, in windows; from a fill as it arrives."""
+"""From a slice of a package to what a server can send: spans of a file that may go out now, or windows of bytes."""
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
-
 from ..errors import FillFailed
+from ..pages import bring_in, in_memory
 from ..sync.fetch import ActiveFill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
 
     from store import Lease
 
     from .admission import Downloads
-
-_PAGE_BYTES = 4096
 
 
 @dataclass(eq=False)
@@ -40,44 +37,32 @@ class PackageBody:
         """Return what to send inside of: it is cut off when the fill behind it fails."""
         return self.source.sending() if isinstance(self.source, ActiveFill) else nullcontext()
 
-    async def windows(self) -> AsyncIterator[bytes]:
-        """Yield the bytes in windows of up to 1 MiB, smaller ones the more downloads there are.
+    async def spans(self, largest: Callable[[], int]) -> AsyncIterator[tuple[int, int]]:
+        """Yield (offset, size) of what may be sent now, up to `largest()` bytes each; send one before taking the next.
 
-        Raises `FillFailed` when they end too early: the caller cuts the answer off, so that the client sees it.
+        Raises `FillFailed` when the fill that is followed fails: the caller cuts the answer off, so that the client
+        sees it.
         """
         offset = self.start
         while self.stop is None or offset < self.stop:
-            size = self.downloads.window_bytes()
-            if self.stop is not None:
-                size = min(size, self.stop - offset)
-            ready = await self.source.available(offset) if isinstance(self.source, ActiveFill) else size
-            if not ready and self.stop is None:
-                break
-            data = await read_window(self.source.fileno(), offset, min(size, ready))
-            if not data:
-                raise FillFailed(f"the package ends at {offset}, before its end")
-            yield data
-            offset += len(data)
-            self.downloads.bytes_sent += len(data)
+            size = largest() if self.stop is None else min(largest(), self.stop - offset)
+            if isinstance(self.source, ActiveFill):
+                size = min(size, await self.source.available(offset))
+                if not size and self.stop is None:
+                    break
+                if not size:
+                    raise FillFailed(f"the package ends at {offset}, before its end")
+            yield offset, size
+            offset += size
+            self.downloads.bytes_sent += size
         self.whole = True
 
-
-async def read_window(fd: int, offset: int, size: int) -> bytes:
-    """Read up to `size` bytes; on this thread when they are in memory, else in a worker thread.
-
-    Only the first and the last page are asked about: the kernel reads ahead in order, so what lies between is there
-    when both are. Costs two small system calls, and never copies the window twice.
-    """
-    if _in_memory(fd, offset) and _in_memory(fd, offset + size - 1):
-        return os.pread(fd, size, offset)
-    return await trio.to_thread.run_sync(os.pread, fd, size, offset)
-
-
-def _in_memory(fd: int, offset: int) -> bool:
-    try:
-        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError as error:
-        # EAGAIN: not in memory. EOPNOTSUPP: a file system that cannot tell.
-        if error.errno in {errno.EAGAIN, errno.EOPNOTSUPP}:
-            return False
-        raise
+    async def read(self, offset: int, size: int) -> bytes:
+        """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has."""
+        fd = self.source.fileno()
+        if not in_memory(fd, offset, size):
+            await bring_in(fd, offset, size)
+        data = os.pread(fd, size, offset)
+        if len(data) != size:
+            raise FillFailed(f"the package ends at {offset + len(data)}, before its end")
+        return data

@@ -24,6 +24,12 @@ EXIT_STACK = "trionode.exit_stack"
 FINAL_SECONDS = 5.0
 """What handing over the empty last message may take, while the client's disconnection must not interrupt it."""
 
+ZERO_COPY = "http.response.zerocopysend"
+"""The ASGI extension by which a server sends a file's bytes without their passing through this process."""
+
+SPAN_BYTES = 4 << 20
+"""What one such message names. Nothing of it is in this process's memory; between two, the source is looked at."""
+
 _log = structlog.get_logger("trionode.delivery")
 
 
@@ -70,13 +76,25 @@ class PackageConnection(TrioASGIHTTPConnection):
 
     async def _send_package(self, send: Any, package: PackageBody) -> bool:
         """Send the body; tell whether all of it went out."""
+        zero_copy = ZERO_COPY in (self.scope.get("extensions") or {})
         reason = "the fill it followed has failed"
         with package.sending():
             try:
-                async for data in package.windows():
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            except FillFailed as error:
-                reason = error.reason
+                async for offset, size in package.spans(_span_bytes if zero_copy else package.downloads.window_bytes):
+                    await send(await _message(package, offset, size, zero_copy=zero_copy))
+            except (FillFailed, OSError) as error:
+                # OSError: the disk failed, or the file was cut while it was sent.
+                reason = str(error)
         if not package.whole:
             _log.warning("a download was cut off", path=self.scope["path"], why=reason)
         return package.whole
+
+
+def _span_bytes() -> int:
+    return SPAN_BYTES
+
+
+async def _message(package: PackageBody, offset: int, size: int, *, zero_copy: bool) -> dict[str, object]:
+    if zero_copy:
+        return {"type": ZERO_COPY, "file": package.source, "offset": offset, "count": size, "more_body": True}
+    return {"type": "http.response.body", "body": await package.read(offset, size), "more_body": True}

@@ -1,0 +1,121 @@
+"""Writing to a socket: a file's bytes without a copy, in fair turns, and never for ever.
+
+How much one `sendfile` may send looks like a trade: large windows are fast, and a small request waits until every
+ready download has sent one (measured with 64 downloads: 48 ms at 512 KiB). Turns remove it: of all downloads only a
+few may send at a time, in the order they came, and each gives its turn back after one window. A newcomer then waits
+for a few windows, and not for every other download.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..pages import bring_in, in_memory
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+WINDOW_BYTES = 256 << 10
+"""What one turn sends at most."""
+
+TURNS = 2
+"""How many send between two rounds of the loop."""
+
+FREE_BYTES = 64 << 10
+"""What each answer sends without waiting for a turn: small answers, and the beginning of every other."""
+
+STALL_SECONDS = 30.0
+"""A client that takes nothing for so long is gone, or might as well be."""
+
+
+class ShortFile(OSError):
+    """A file ended before the bytes that were promised of it: it was cut while it was sent."""
+
+
+class SendTurns:
+    """The turns of one process: first come, first served. A context manager for each turn."""
+
+    def __init__(self, turns: int = TURNS) -> None:
+        self._free = trio.Semaphore(turns)
+
+    async def __aenter__(self) -> None:
+        """Wait for a turn."""
+        await self._free.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Give it back. No checkpoint: it must not be kept by one that is cancelled."""
+        self._free.release()
+
+
+async def send_file(
+    socket: trio.socket.SocketType, fd: int, offset: int, count: int, turns: SendTurns, *, already_sent: int = 0
+) -> None:
+    """Send `count` bytes of `fd` from `offset` on; the descriptor's own position is neither used nor moved.
+
+    `already_sent` is what this answer has sent before. Raises `BrokenResourceError` (the client is gone),
+    `TooSlowError` (it takes nothing for `STALL_SECONDS`) or `ShortFile`. Cancelled, it has sent part of it.
+    """
+    end = offset + count
+    free = offset + max(0, FREE_BYTES - already_sent)
+    while offset < end:
+        window = min(WINDOW_BYTES, end - offset)
+        if not in_memory(fd, offset, window):
+            await bring_in(fd, offset, window)
+        if offset < free:
+            window = min(window, free - offset)
+            await trio.lowlevel.checkpoint()
+            sent = _send_some(socket, fd, offset, window)
+        else:
+            async with turns:
+                sent = _send_some(socket, fd, offset, window)
+        offset += sent
+        if sent < window:
+            with trio.fail_after(STALL_SECONDS):
+                await trio.lowlevel.wait_writable(socket)
+
+
+def _send_some(socket: trio.socket.SocketType, fd: int, offset: int, window: int) -> int:
+    """Send what the socket takes of a window; return how much that was, 0 if it takes nothing now."""
+    sent = 0
+    try:
+        while sent < window:
+            moved = os.sendfile(socket.fileno(), fd, offset + sent, window - sent)
+            if moved == 0:
+                raise ShortFile(f"the file ends at {offset + sent}")
+            sent += moved
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        if isinstance(error, ShortFile) or error.errno == errno.EIO:
+            raise  # the disk's fault, and not the client's
+        raise trio.BrokenResourceError from error
+    return sent
+
+
+async def send_bytes(stream: trio.abc.Stream, data: bytes | bytearray | memoryview) -> None:
+    """Write `data` whole. Errors as `send_file`; a client that takes something now and then may take all day."""
+    if not isinstance(stream, trio.SocketStream):
+        await _send_pieces(stream, memoryview(data))
+        return
+    view = memoryview(data)
+    with trio.fail_after(STALL_SECONDS) as limit:
+        while view:
+            try:
+                sent = await stream.socket.send(view)
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            view = view[sent:]
+            limit.deadline = trio.current_time() + STALL_SECONDS
+
+
+async def _send_pieces(stream: trio.abc.Stream, view: memoryview) -> None:
+    """Write through a stream that does not say how much it has taken, such as TLS: each piece has its own limit."""
+    for start in range(0, len(view), FREE_BYTES):
+        with trio.fail_after(STALL_SECONDS):
+            await stream.send_all(view[start : start + FREE_BYTES])
