@@ -162,11 +162,14 @@ async def _from_trio(function: Callable[..., Coroutine[Any, Any, Any]], *args: A
     loop = asyncio.get_running_loop()
     task = loop.create_task(_go_on(coroutine, waits_for))
     trio_task = trio.lowlevel.current_task()
+    aborted: list[Callable[[], Any]] = []
 
     def wake(task: asyncio.Task[Any]) -> None:
-        trio.lowlevel.reschedule(trio_task, outcome.capture(_result_of, task))
+        result = aborted[0] if aborted and task.cancelled() else functools.partial(_result_of, task)
+        trio.lowlevel.reschedule(trio_task, outcome.capture(result))
 
-    def abort(raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
+    def abort(raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
+        aborted.append(raise_cancel)
         task.cancel()
         return trio.lowlevel.Abort.FAILED
 
@@ -175,12 +178,12 @@ async def _from_trio(function: Callable[..., Coroutine[Any, Any, Any]], *args: A
 
 
 class _HostCancelled(Exception):
-    """The asyncio task behind a Trio task's wait was cancelled."""
+    """The asyncio task behind a Trio task's wait was cancelled, and not by that Trio task."""
 
 
 def _result_of(task: asyncio.Task[Any]) -> Any:
     if task.cancelled():
-        # asyncio's CancelledError means nothing to Trio; what cancelled it is seen at the next checkpoint there.
+        # asyncio's CancelledError means nothing to Trio.
         raise _HostCancelled
     return task.result()
 
