@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .errors import InvalidManifest, PackageChanged, UnknownFormat
-from .filesystem import create_locked, write_durably
+from .filesystem import create_locked, make_folder_durably, write_durably, write_whole
 from .layout import FORMAT, Layout, parse_name
 from .leases import Entry
 from .reading import split_bytes
@@ -47,26 +47,31 @@ def recover(fs: FileSystem, layout: Layout) -> Found:
     """Create what is not there, tidy up, and return what is. Raises `UnknownFormat`.
 
     Safe while other processes use the folder: only what no lock holds is removed, and two recoveries take turns.
+    What is returned survives a power cut: another process may have been killed, or be waiting, just before it synced
+    the names that are found here.
     """
-    fs.make_folder(layout.root)
+    make_folder_durably(fs, layout.root)
     with fs.folder_lock(layout.root):
         _check_format(fs, layout)
         found = Found(entries=_packages(fs, layout))
         found.parked = _sweep_incoming(fs, layout, found.entries)
         found.refs = _refs(fs, layout, found.entries)
+        fs.sync_folder(layout.packages)
+        fs.sync_folder(layout.meetings)
     return found
 
 
 def _check_format(fs: FileSystem, layout: Layout) -> None:
     """Refuse a layout we do not know before anything is changed in it; mark a new folder as ours."""
-    if not fs.exists(layout.format):
-        fs.make_folder(layout.incoming)
-        write_durably(fs, FORMAT.encode() + b"\n", layout.temporary(), layout.format)
-    text = fs.read(layout.format).decode("utf-8", "replace").strip()
-    if text != FORMAT:
-        raise UnknownFormat(str(layout.root), text[:80], FORMAT)
+    new = not fs.exists(layout.format)
+    if not new:
+        text = fs.read(layout.format).decode("utf-8", "replace").strip()
+        if text != FORMAT:
+            raise UnknownFormat(str(layout.root), text[:80], FORMAT)
     for folder in (layout.packages, layout.meetings, layout.incoming):
         fs.make_folder(folder)
+    if new:
+        write_whole(fs, FORMAT.encode() + b"\n", layout.temporary(), layout.format)
     fs.sync_folder(layout.root)
 
 
@@ -123,13 +128,10 @@ def remake_manifest(fs: FileSystem, layout: Layout, digest: Digest) -> tuple[Man
             logger.warning("package %s is not what its name says and is removed", digest)
             fs.unlink(layout.package(digest))
             fs.unlink(layout.manifest(digest))
-            fs.sync_folder(layout.packages)
             return None
     finally:
         fs.close(fd)
     logger.warning("package %s had no sound manifest; it was hashed, and the manifest made again", digest)
-    # The crash may have come before the package's own name was safe.
-    fs.sync_folder(layout.packages)
     write_durably(fs, manifest.to_json(), layout.temporary(), layout.manifest(digest))
     return manifest, before
 
@@ -181,7 +183,7 @@ def remove_unlocked(fs: FileSystem, path: Path) -> bool:
     return True
 
 
-def _refs(fs: FileSystem, layout: Layout, committed: Mapping[Digest, Entry]) -> dict[str, Ref]:
+def _refs(fs: FileSystem, layout: Layout, committed: dict[Digest, Entry]) -> dict[str, Ref]:
     refs: dict[str, Ref] = {}
     for name in fs.list(layout.meetings):
         path = layout.meetings / name
@@ -196,9 +198,13 @@ def _refs(fs: FileSystem, layout: Layout, committed: Mapping[Digest, Entry]) -> 
             fs.rename(path, path.with_name(f"{name}.bad"))
             continue
         if ref.digest not in committed:
-            logger.warning("meeting %r named a version that is not stored, and is forgotten", ref.meeting_id)
-            fs.unlink(path)
-            continue
+            # Looked for again: another process may have committed it since the names were read.
+            entry = load_entry(fs, layout, ref.digest)
+            if entry is None:
+                logger.warning("meeting %r named a version that is not stored, and is forgotten", ref.meeting_id)
+                fs.unlink(path)
+                continue
+            committed[ref.digest] = entry
         right = layout.ref(ref.meeting_id)
         if path != right:  # the id inside decides; somebody copied or renamed the file
             logger.warning("%s holds the ref of meeting %r and should be %s", path, ref.meeting_id, right.name)

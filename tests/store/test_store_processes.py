@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from store import DiskStore, FillBusy, NodeFileDamaged, StorageLock, StorageTaken, node_id
+from store import DiskStore, FillBusy, NodeFileDamaged, Ref, StorageLock, StorageTaken, node_id
+from store.filesystem import FileSystem
 from tests.store.contract import read_all
-from tests.store.samples import manifest_of, package
+from tests.store.samples import fill_whole, manifest_of, package
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +150,28 @@ def test_a_store_whose_process_is_killed_at_any_moment_opens_sound(folder, seed)
         stored = {f"{version.digest}.{suffix}" for version in store.versions() for suffix in ("zip", "json")}
         assert {path.name for path in (folder / "packages").iterdir()} == stored
         assert not any(path.suffix == ".tmp" for path in (folder / "incoming").iterdir())
+
+
+class _CommitsMeanwhile(FileSystem):
+    """Another process commits a version, and switches a meeting to it, just after the packages' names were read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def list(self, path: Path) -> list[str]:
+        names = super().list(path)
+        if path.name == "packages":
+            other = DiskStore(self._folder, FileSystem(), 0, 0)
+            other.set_ref(Ref("m", fill_whole(other, package(3)).digest))
+        return names
+
+
+def test_opening_beside_a_commit_forgets_no_meeting(folder):
+    DiskStore.open(folder).close()
+    with DiskStore.open(folder, fs=_CommitsMeanwhile(folder)) as store:
+        (ref,) = store.refs()
+        store.verify(ref.digest)
+    assert len(list((folder / "meetings").iterdir())) == 1
 
 
 # -- the node's own files
