@@ -20,7 +20,7 @@ from .errors import (
     VersionMissing,
     VersionPresent,
 )
-from .filesystem import FileSystem, create_locked, full_disk, publish, write_durably
+from .filesystem import FileSystem, create_locked, full_disk, publish, write_durably, write_whole
 from .filling import DiskFill, DiskStreamFill
 from .layout import Layout
 from .leases import DiskLease, Entry, Shelf
@@ -235,6 +235,8 @@ class DiskStore:
             return False
         entry = load_entry(self._fs, self._layout, digest)
         if entry is not None:
+            # Whoever commits it may not have come to its sync, and our caller will count on it from now on.
+            self._fs.sync_folder(self._layout.packages)
             self._admit(entry)
         return entry is not None
 
@@ -279,8 +281,8 @@ class DiskStore:
         """Make a file a package: the one gate. Nothing else gives a file a name in `packages/`.
 
         In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut),
-        then `filesystem.publish` syncs and renames the file and syncs the folder, then the manifest is put in
-        place in the same way; only then is the version held. When this raises, `source` has its name again.
+        then `filesystem.publish` syncs and renames the file, then the manifest is put in place in the same way, then
+        their folder is synced; only then is the version held. When this raises, `source` has its name again.
         """
         before = self._fs.look_at(fd)
         made = self._verified(fd, size, manifest)
@@ -299,14 +301,15 @@ class DiskStore:
 
     def _name(self, fd: int, source: Path, manifest: Manifest) -> None:
         """Put a verified package and its manifest in place; on an error, neither."""
-        target = self._layout.package(manifest.digest)
+        target, place = self._layout.package(manifest.digest), self._layout.manifest(manifest.digest)
         try:
             publish(self._fs, fd, source, target)
-            place = self._layout.manifest(manifest.digest)
-            write_durably(self._fs, manifest.to_json(), self._layout.temporary(), place)
+            write_whole(self._fs, manifest.to_json(), self._layout.temporary(), place)
+            self._fs.sync_folder(target.parent)
         except BaseException:
             if not self._fs.exists(source):
                 self._fs.rename(target, source)
+            self._fs.unlink(place)
             raise
 
     def _verified(self, fd: int, size: int, manifest: Manifest | None) -> Manifest:

@@ -131,6 +131,10 @@ class FileSystem:
         finally:
             os.close(fd)
 
+    def is_folder(self, path: Path) -> bool:
+        """Tell whether there is a folder of that name."""
+        return path.is_dir()
+
     def list(self, path: Path) -> list[str]:
         """Return the names in a folder, in no order."""
         return [entry.name for entry in path.iterdir()]
@@ -213,20 +217,40 @@ def create_locked(fs: FileSystem, path: Path) -> int | None:
         fs.close(fd)
 
 
-def publish(fs: FileSystem, fd: int, source: Path, target: Path) -> None:
-    """Make a finished file visible under its lasting name, durably. Everything that is published goes through here.
+def make_folder_durably(fs: FileSystem, path: Path) -> None:
+    """Create a folder and those above it, and return when the names of those that were not there are on the disk."""
+    made = []
+    folder = path
+    while not fs.is_folder(folder):
+        made.append(folder)
+        folder = folder.parent
+    fs.make_folder(path)
+    for folder in reversed(made):
+        fs.sync_folder(folder.parent)
 
-    In this order: its bytes are synced, then it is renamed, then the folder is synced. A crash before the rename
-    leaves nothing under `target` (or what was there before); one after it leaves the whole file; and when this
-    returns, `target` survives a power cut. The caller has verified the bytes, and writes none while this runs.
+
+def publish(fs: FileSystem, fd: int, source: Path, target: Path) -> None:
+    """Make a finished file visible under its lasting name. Everything that is published goes through here.
+
+    Its bytes are synced before it is renamed, so a crash leaves under `target` the whole file, or what was there
+    before. The name itself survives a power cut only once `target`'s folder is synced, which is left to the caller:
+    one sync does for several files. The caller has verified the bytes, and writes none while this runs.
     """
     fs.sync(fd)
     fs.rename(source, target)
-    fs.sync_folder(target.parent)
 
 
 def write_durably(fs: FileSystem, data: bytes, temporary: Path, target: Path) -> None:
-    """Put a small file in place, whole or not at all. The temporary name holds a lock until it is renamed."""
+    """Put a small file in place, whole or not at all; when this returns it survives a power cut."""
+    write_whole(fs, data, temporary, target)
+    fs.sync_folder(target.parent)
+
+
+def write_whole(fs: FileSystem, data: bytes, temporary: Path, target: Path) -> None:
+    """Put a small file in place, whole or not at all; its name is safe once its folder is synced.
+
+    The temporary name holds a lock until it is renamed.
+    """
     fd = None
     while fd is None:  # nobody else has this name: only a sweep can hold the lock, for a moment
         fd = create_locked(fs, temporary)

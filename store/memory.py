@@ -333,7 +333,7 @@ class MemoryStore:
 
     def scan(self, digest: Digest) -> Iterator[Scanned]:
         """Hash every piece again, a step at a time."""
-        with self.lease(digest) as lease:
+        with self.open_package(digest) as lease:
             package = self._package(digest)
             for step in examine(partial(read_into, lease.fileno()), package.manifest):
                 if step.bad is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .errors import NodeFileDamaged, StorageTaken
-from .filesystem import FileSystem, write_durably
+from .filesystem import FileSystem, make_folder_durably, write_durably
 from .layout import Layout
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def node_id(path: str | os.PathLike[str], fs: FileSystem | None = None) -> str:
     seam = fs or FileSystem()
     layout = Layout(Path(path))
     file = layout.root / "node.json"
+    make_folder_durably(seam, layout.root)
     seam.make_folder(layout.incoming)
     with seam.folder_lock(layout.root):
         if not seam.exists(file):
@@ -91,7 +92,7 @@ class StorageLock:
             self._fd = -1
 
     def _lead(self, address: str, node_id: str) -> bool:
-        self._fs.make_folder(self._root)
+        make_folder_durably(self._fs, self._root)
         fd = self._fs.create(self._file)
         try:
             if not self._fs.lock(fd):
