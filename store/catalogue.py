@@ -51,7 +51,7 @@ class Catalogue:
         self._remember(manifest)
         return manifest
 
-    def find(self, digest: Digest) -> ChunkLocation | None:
+    def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
         """Return where a chunk lies. The first call reads all manifests, and others wait for it."""
         with self._indexing:
             if self._index is None:
@@ -59,7 +59,7 @@ class Catalogue:
                 for package in self._digests():
                     self._add(index, package)
                 self._index = index
-            return self._index.find(digest)
+            return self._index.find(digest, besides)
 
     def add(self, digest: Digest, manifest: Manifest | None = None) -> None:
         """Let the chunks of a package be found; `manifest` saves reading it. One that is known is no error."""

@@ -66,12 +66,13 @@ class ChunkIndex:
             else:
                 self._places.pop(key, None)
 
-    def find(self, digest: Digest) -> ChunkLocation | None:
-        """Return where a chunk lies, in whatever package, or None."""
-        there = self._places.get(bytes.fromhex(digest))
-        if there is None:
+    def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
+        """Return where a chunk lies, in whatever package but `besides`, or None."""
+        number = -1 if besides is None else self._numbers.get(besides, -1)
+        there = _tuple(self._places.get(bytes.fromhex(digest), ()))
+        place = next((place for place in reversed(there) if _package(place) != number), None)
+        if place is None:
             return None
-        place = _tuple(there)[-1]
         size = place & ((1 << _SIZE_BITS) - 1)
         offset = place >> _SIZE_BITS & ((1 << _OFFSET_BITS) - 1)
         return ChunkLocation(self._packages[_package(place)], offset, size)

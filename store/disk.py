@@ -183,9 +183,9 @@ class DiskStore:
 
     # -- chunks -----------------------------------------------------------------------------------------------
 
-    def find(self, digest: Digest) -> ChunkLocation | None:
+    def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
         """Return where a chunk lies. The first call reads all manifests."""
-        return self._catalogue.find(digest)
+        return self._catalogue.find(digest, besides)
 
     # -- fills ------------------------------------------------------------------------------------------------
 

@@ -256,8 +256,8 @@ class Store(Protocol):
         """Return when this process last found a whole version right, in Unix seconds; 0.0 for never. No disk access."""
         ...
 
-    def find(self, digest: Digest) -> ChunkLocation | None:
-        """Return where a chunk lies, in whatever package, or None. *Reads, the first time*."""
+    def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
+        """Return where a chunk lies, in whatever package but `besides`, or None. *Reads, the first time*."""
         ...
 
     def begin_fill(self, manifest: Manifest) -> Fill:

@@ -364,12 +364,12 @@ class MemoryStore:
         package = self._packages.get(digest)
         return 0.0 if package is None else package.checked_at
 
-    def find(self, digest: Digest) -> ChunkLocation | None:
+    def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
         """Return where a chunk lies, by looking everywhere."""
         with self.lock:
             for name, package in self._packages.items():
                 for chunk in package.manifest.chunks:
-                    if chunk.digest == digest:
+                    if chunk.digest == digest and name != besides:
                         return ChunkLocation(name, chunk.offset, chunk.size)
             return None
 

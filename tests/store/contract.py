@@ -434,6 +434,8 @@ class StoreContract:
                 assert place is not None
                 found = bytes_of[place.package][place.offset : place.offset + place.size]
                 assert Digest.of(found) == chunk.digest
+                other = store.find(chunk.digest, besides=place.package)
+                assert other is None if expected == 1 else other.package != place.package
             assert len(bytes_of) == expected
             gone = place.package
             store.remove(gone)

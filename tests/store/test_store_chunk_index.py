@@ -46,6 +46,10 @@ def test_against_looking_everywhere(steps, contents):
             }
             found = index.find(digest(chunk))
             assert found in places if places else found is None
+            for besides in map(digest, range(10**6, 10**6 + 4)):
+                other = {place for place in places if place.package != besides}
+                found = index.find(digest(chunk), besides)
+                assert found in other if other else found is None
 
 
 def test_a_hundred_thousand_chunks_are_small():
