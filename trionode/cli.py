@@ -1,4 +1,8 @@
-"""The command `trionode`: `serve` runs a node, `status` shows one that runs."""
+"""The command `trionode`: `serve` runs a node, `status` shows one that runs, the others look after its storage.
+
+Exit statuses, of all commands: 0 done, and all is right; 1 something is wrong, or was not done; 2 what was asked for
+cannot be understood or is not there; 3 (`status`) no node answers; 4 (`verify --repair`) damage was found, and is gone.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,13 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from store import NoSpace, StoreError
+
+from .commands import checking, keeping, listing, moving
 from .config import load_settings
-from .errors import SettingError
+from .errors import CommandFailed, SettingError
 from .logs import configure_logs
-from .server.runner import EXIT_USAGE, serve
+from .server.runner import EXIT_FAILED, EXIT_USAGE, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +47,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Help and version return nothing.
         return cli(arguments) or 0
     except SettingError as error:
-        print(f"trionode: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return _refuse(str(error), EXIT_USAGE)
+    except CommandFailed as error:
+        return _refuse(error.reason, error.status)
+    except NoSpace as error:
+        return _refuse(f"{error}; trionode gc or evict makes room", EXIT_FAILED)
+    except StoreError as error:
+        return _refuse(str(error), EXIT_FAILED)
+    except PermissionError as error:
+        return _refuse(f"{error.filename or 'the storage'}: {error.strerror}; run this as the node's user", EXIT_FAILED)
+
+
+def _refuse(sentence: str, status: int) -> int:
+    print(f"trionode: {sentence}", file=sys.stderr)
+    return status
+
+
+cli.command(listing.ls)
+cli.command(checking.verify)
+cli.command(keeping.gc)
+cli.command(keeping.pin)
+cli.command(keeping.unpin)
+cli.command(keeping.evict)
+cli.command(moving.import_package, name="import")
+cli.command(moving.export)
+cli.command(moving.diff)
 
 
 @cli.command(name="serve")

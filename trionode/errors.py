@@ -91,3 +91,12 @@ class KeyRequired(NodeError):
 
     def __init__(self) -> None:
         super().__init__("this route needs a key, and none is configured; change settings on the machine itself")
+
+
+class CommandFailed(NodeError):
+    """A command of the command line cannot do what was asked; `status` is the exit status it ends with."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status

@@ -1,0 +1,1 @@
+"""The commands that look after a storage folder, with or without a node that runs on it."""
