@@ -147,7 +147,7 @@ class Node:
             lock.release()
             raise
         self.master = Master(settings.main_server)
-        self.evictor = Evictor(self.store)
+        self.evictor = Evictor(self.store, settings.min_free_bytes)
         self.meetings = Meetings(self.store, self.master, self._chance, self.evictor.make_room)
         self.pulse = Pulse(self.node_id, settings.node_address, self.meetings, self.downloads)
         try:

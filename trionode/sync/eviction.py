@@ -21,11 +21,12 @@ _log = structlog.get_logger("trionode.eviction")
 
 
 class Evictor:
-    """Removes versions by plan, one plan at a time."""
+    """Removes versions by plan, one plan at a time. `keep_free` (`min_free_bytes`) stays free on the disk."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keep_free: int = 0) -> None:
         self.evicted = 0
         self._store = store
+        self._keep_free = keep_free
         self._lock = trio.Lock()
 
     async def make_room(self, needed: int) -> bool:
@@ -46,7 +47,9 @@ class Evictor:
 
     async def _evict(self, needed: int) -> None:
         usage = await trio.to_thread.run_sync(self._store.usage)
-        plan = plan_eviction(self._store.versions(), self._store.refs(), usage, needed, time.time())
+        plan = plan_eviction(
+            self._store.versions(), self._store.refs(), usage, needed, time.time(), keep_free=self._keep_free
+        )
         for digest in plan:
             await trio.to_thread.run_sync(self._store.remove, digest)
             self.evicted += 1
