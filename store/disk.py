@@ -32,7 +32,7 @@ from .zips import check_package
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from types import TracebackType
 
     from .digest import Digest
@@ -140,7 +140,7 @@ class DiskStore:
         """Hash every piece again; on success the version is trusted. Does not count as use."""
         self._mender.verify(digest)
 
-    def scan(self, digest: Digest) -> Iterator[Scanned]:
+    def scan(self, digest: Digest) -> Generator[Scanned, None, None]:
         """Hash every piece again, a step at a time."""
         return self._mender.scan(digest)
 

@@ -12,7 +12,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import NoSpace
 
@@ -37,9 +37,11 @@ class Room:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What identifies the state of a file: when none of these has changed, its bytes have not either."""
+class Seen(NamedTuple):
+    """What identifies the state of a file: when none of these has changed, its bytes have not either.
+
+    A tuple, since one is made and compared for every window that is sent.
+    """
 
     inode: int
     size: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from types import TracebackType
 
     from .digest import Digest
@@ -227,14 +227,14 @@ class Store(Protocol):
         """
         ...
 
-    def scan(self, digest: Digest) -> Iterator[Scanned]:
+    def scan(self, digest: Digest) -> Generator[Scanned, None, None]:
         """Hash every piece again, a step (about 1 MiB) at a time, so that the caller sets the pace. *Reads*.
 
         Yields each bad piece as soon as it is met; from then on the version is not trusted, until it is repaired,
         which may be done between two steps. Ends when the whole is right: the version is then trusted and counts as
         checked now. Else raises `PackageCorrupt` at the end, with the chunks that are still bad. Raises
-        `VersionMissing` at the first step. One thread at a time may advance it. Does not count as use; evicted
-        meanwhile, the version is read to its end all the same.
+        `VersionMissing` at the first step. One thread at a time may advance it; closed before its end, it gives its
+        lease back. Does not count as use; evicted meanwhile, the version is read to its end all the same.
         """
         ...
 

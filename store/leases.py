@@ -95,7 +95,7 @@ def unchanged(then: Seen | None, now: Seen) -> bool:
     Unlinking a file changes its ctime and nothing of its bytes, so that of a file without a name is not compared:
     what is being sent while its version is evicted stays trusted.
     """
-    return (
+    return then == now or (
         then is not None
         and (then.inode, then.size, then.mtime_ns) == (now.inode, now.size, now.mtime_ns)
         and (then.ctime_ns == now.ctime_ns or now.links == 0)

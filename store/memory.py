@@ -32,7 +32,7 @@ from .space import Ledger
 from .zips import check_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from types import TracebackType
 
     from .interface import Ref, Scanned, Store
@@ -331,7 +331,7 @@ class MemoryStore:
             package.bad = None
             package.checked_at = time.time()
 
-    def scan(self, digest: Digest) -> Iterator[Scanned]:
+    def scan(self, digest: Digest) -> Generator[Scanned, None, None]:
         """Hash every piece again, a step at a time."""
         with self.open_package(digest) as lease:
             package = self._package(digest)

@@ -23,7 +23,7 @@ from .manifest import Chunk
 from .reading import check, hash_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from .filesystem import FileSystem, Seen
     from .layout import Layout
@@ -35,6 +35,9 @@ STEP_BYTES = 1024 * 1024
 """A scan pauses after so many bytes, and after each bad piece: fine enough for any pace a disk would notice."""
 
 _READ_BYTES = 1024 * 1024
+
+TICK_NS = 10_000_000
+"""Longest tick of a Linux clock that file times are taken from (100 Hz)."""
 
 
 def find_piece(manifest: Manifest, piece: Chunk | Literal) -> None:
@@ -146,7 +149,7 @@ class Mender:
         """Hash every piece again; errors as `interface.Store.verify`."""
         manifest = self._manifest(digest)
         with self._shelf.lease(digest, use=False) as lease:
-            before = self._fs.look_at(lease.fileno())
+            before = self._look_settled(lease.fileno())
             whole, bad = check(partial(self._fs.read_into, lease.fileno()), manifest)
             if not whole or before.size != manifest.size:
                 if bad and self._blames_the_manifest(lease, before.size):
@@ -160,11 +163,11 @@ class Mender:
                 raise PackageCorrupt(digest)
             self.found_right(digest, before)
 
-    def scan(self, digest: Digest) -> Iterator[Scanned]:
+    def scan(self, digest: Digest) -> Generator[Scanned, None, None]:
         """Hash every piece again, a step at a time; see `interface.Store.scan`."""
         manifest = self._manifest(digest)
         with self._shelf.lease(digest, use=False) as lease:
-            before = self._fs.look_at(lease.fileno())
+            before = self._look_settled(lease.fileno())
             steps = examine(partial(self._fs.read_into, lease.fileno()), manifest)
             found = False
             while True:
@@ -231,9 +234,20 @@ class Mender:
             self._fs.write_at(fd, view, piece.offset)
             self._fs.sync(fd)
 
+    def _look_settled(self, fd: int) -> Seen:
+        """Return the state of an open file, once any later change would give it other times.
+
+        Before Linux 6.13 a file's times move in ticks: a change within the tick of the last one does not show.
+        """
+        seen = self._fs.look_at(fd)
+        if 0 <= time.time_ns() - max(seen.mtime_ns, seen.ctime_ns) < TICK_NS:
+            time.sleep(TICK_NS / 1e9)
+            seen = self._fs.look_at(fd)
+        return seen
+
     def _look_again(self, digest: Digest, fd: int, manifest: Manifest) -> bool:
         """Hash the whole after the last known bad piece was repaired; tell whether it is right, and trusted."""
-        before = self._fs.look_at(fd)
+        before = self._look_settled(fd)
         whole, bad = check(partial(self._fs.read_into, fd), manifest)
         if whole and unchanged(before, self._fs.look_at(fd)):
             self.found_right(digest, before)
