@@ -103,7 +103,7 @@ class DownloadRoutes:
 
     async def _send_meeting(self, request: Request, version: Version) -> None:
         meeting_id = request.match.argument
-        headers = ((b"content-disposition", attachment(meeting_id)), _NO_CACHE)
+        headers = ((b"content-disposition", attachment(f"meeting_{meeting_id}_pdfs.zip")), _NO_CACHE)
         for _ in range(ATTEMPTS):
             try:
                 await self._sender.send(request, version, headers)

@@ -51,13 +51,12 @@ def package_url(base: str, meeting_id: str) -> str:
     return f"{base}/api/v1/meetings/{quote(meeting_id, safe='')}/download-package"
 
 
-def attachment(meeting_id: str) -> bytes:
-    """Return the Content-Disposition value for a meeting's package: `meeting_<id>_pdfs.zip`, as deployed.
+def attachment(name: str) -> bytes:
+    """Return the Content-Disposition value that names a file, in ASCII.
 
     RFC 6266: what plain `filename` cannot say safely is replaced by `_` there, and said in full by
     `filename*`.
     """
-    name = f"meeting_{meeting_id}_pdfs.zip"
     plain = _TOKEN_SAFE.sub("_", name)
     if plain == name:
         return f'attachment; filename="{name}"'.encode()

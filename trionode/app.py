@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote
 
 import structlog
 from quart import Response, jsonify, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from master_shim.names import attachment
 from master_shim.protocol import is_meeting_id
 from store import Digest, InvalidDigest, NeverFits, NoSpace, StoreError
 
@@ -159,7 +159,7 @@ async def download(node: Node, meeting_id: str) -> Response:
     response = PackageResponse(answer.status, body)
     response.headers.pop("Content-Length", None)
     response.headers.extend(answer.headers)
-    response.headers["Content-Disposition"] = _disposition(f"meeting_{meeting_id}.zip")
+    response.headers["Content-Disposition"] = attachment(f"meeting_{meeting_id}.zip").decode("ascii")
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if version else "no-cache"
     return response
 
@@ -169,13 +169,6 @@ def _plan(source: Lease | ActiveFill) -> Answer:
         # A legacy master's package on its way: neither its size nor its digest is known, so it is sent whole.
         return Answer(200, 0, 0, ())
     return plan_answer(request.method, request.headers, source.size, source.digest)
-
-
-def _disposition(name: str) -> str:
-    """Name the file as RFC 6266 does: for old clients in ASCII, for the others as it is."""
-    plain = "".join(character if character.isascii() else "_" for character in name)
-    extended = "" if name.isascii() else f"; filename*=UTF-8''{quote(name, safe='')}"
-    return f'attachment; filename="{plain}"{extended}'
 
 
 async def health(node: Node) -> Response:

@@ -30,15 +30,18 @@ async def acquire(meetings: Meetings, meeting_id: str, version: Digest | None) -
     `version` None means the current one; a given one is exact. Raises `MeetingUnknown`, `VersionGone`, `FillFailed`,
     `OriginUnreachable`, `OriginError`. Waits up to `SETTLE_SECONDS`.
     """
+    arrived = trio.current_time()
     with trio.move_on_after(SETTLE_SECONDS):
         while True:
-            source = await _acquire_once(meetings, meeting_id, version)
+            source = await _acquire_once(meetings, meeting_id, version, arrived)
             if source is not None:
                 return source
     raise FillFailed("the master has not yet said which version is current")
 
 
-async def _acquire_once(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease | ActiveFill | None:
+async def _acquire_once(
+    meetings: Meetings, meeting_id: str, version: Digest | None, arrived: float
+) -> Lease | ActiveFill | None:
     """Return a source, or None after waiting for something that may have changed what there is."""
     if version is not None and (lease := await _lease(meetings, version)) is not None:
         return lease
@@ -53,7 +56,7 @@ async def _acquire_once(meetings: Meetings, meeting_id: str, version: Digest | N
     if meeting.state in {State.UNCONFIRMED, State.CHECKING, State.FILLING}:
         await meeting.moved.wait()
         return None
-    return await (_current(meetings, meeting) if version is None else _asked_for(meetings, meeting, version))
+    return await (_current(meetings, meeting) if version is None else _asked_for(meetings, meeting, version, arrived))
 
 
 async def _find(meetings: Meetings, meeting_id: str, version: Digest | None) -> Meeting | None:
@@ -92,10 +95,19 @@ async def _current(meetings: Meetings, meeting: Meeting) -> Lease | None:
     return lease
 
 
-async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest) -> None:
-    """Ask the master about a version this node has not heard of: a client was sent here for it."""
-    if trio.current_time() - meeting.checked_at < ABSENT_SECONDS:
+async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest, arrived: float) -> None:
+    """Have the master asked about a version this node has not heard of: a client was sent here for it.
+
+    What a check that began after the client came has not found is gone. Checks are spaced, so that a client that
+    makes versions up costs the master one small request a second.
+    """
+    if meeting.checked_from >= arrived:
         raise VersionGone(version)
+    pause = meeting.checked_at + ABSENT_SECONDS - trio.current_time()
+    if not meeting.working and pause > 0:
+        with trio.move_on_after(pause):
+            await meeting.moved.wait()
+        return
     if not meeting.working:
         meetings.want(meeting, Check.ROUTINE)
     await meeting.moved.wait()

@@ -43,8 +43,9 @@ class Meeting:
     reason: str = ""
     unreachable: bool = False
     failures: int = 0
+    checked_from: float = -inf
     checked_at: float = -inf
-    """When the last check ended, well or not, in the clock of the running program (seconds)."""
+    """When the last check that is over began and ended, well or not, in seconds of the running program's clock."""
     file_count: int = 0
     fill: ActiveFill | None = None
     wanted: Check | None = None
@@ -178,6 +179,7 @@ class Meetings:
 
     async def _check_once(self, meeting: Meeting, check: Check) -> None:
         """Check, fill if need be, and move the meeting's state."""
+        began = trio.current_time()
         self._move(meeting, Event.CHECK)
         try:
             await self._check(meeting, check)
@@ -188,7 +190,7 @@ class Meetings:
             _log.warning("meeting not synced", meeting=meeting.id, why=meeting.reason)
             self._move(meeting, Event.FAIL)
         finally:
-            meeting.checked_at = trio.current_time()
+            meeting.checked_from, meeting.checked_at = began, trio.current_time()
 
     async def _check(self, meeting: Meeting, check: Check) -> None:
         known = await self._trusted_version(meeting.id)

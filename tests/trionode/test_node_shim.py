@@ -1,0 +1,232 @@
+"""A node and a master with the shim: manifests, missing ranges only, exact versions, the way through the redirect."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import trio
+
+from tests.support.masters import ShimMaster
+from tests.support.nodes import STARTS, Start, digest_of
+from tests.support.packages import make_documents, make_package, rebuild
+from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.running import FakeFactory
+    from tests.support.packages import Package
+    from tests.support.processes import Spawner
+    from tests.trionode.conftest import StartNode
+
+
+@pytest.fixture
+def master(spawn: Spawner, folder: Path, package: Package) -> ShimMaster:
+    return ShimMaster(spawn, folder)
+
+
+_clients = count(1)
+
+
+async def through_redirect(master: ShimMaster, meeting_id: str = "m1") -> httpx.Response:
+    """Download as a tablet that was never seen before: the shim sends one that comes back to another node."""
+    transport = httpx.AsyncHTTPTransport(local_address=f"127.0.9.{next(_clients)}")
+    async with httpx.AsyncClient(transport=transport, timeout=30, follow_redirects=True) as client:
+        return await client.get(f"{master.url}/api/v1/meetings/{meeting_id}/download-package")
+
+
+async def until_offered(master: ShimMaster, *ports: int, meeting_id: str = "m1") -> None:
+    digest = master.version(meeting_id)
+
+    def offered() -> bool:
+        nodes = master.get(f"/api/v1/packages/{digest}/nodes").json()
+        return {node["address"] for node in nodes} == {f"127.0.0.1:{port}" for port in ports}
+
+    await eventually(offered, within=30)
+
+
+@pytest.mark.parametrize("how", STARTS)
+async def test_a_tablet_is_sent_to_the_node_and_gets_the_version_it_was_promised(
+    master: ShimMaster, package: Package, start_node: StartNode, how: Start
+):
+    node = start_node(master.url, how=how)
+    await node.until_synced("m1")
+    await until_offered(master, node.port)
+    answer = await through_redirect(master)
+    assert answer.status_code == 200
+    assert answer.url.port == node.port
+    assert answer.url.params["v"] == package.digest
+    assert digest_of(answer.content) == package.digest
+    assert int(answer.headers["content-length"]) == package.size
+    assert node.process.stop() == 0
+    assert master.nodes() == []
+    assert (await through_redirect(master)).url.port == master.port
+
+
+async def test_an_update_costs_its_new_bytes(spawn: Spawner, folder: Path, start_node: StartNode):
+    package = make_package(folder / "m1.zip", make_documents(40, 100_000), level=1)
+    master = ShimMaster(spawn, folder)
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    before = (await node.status())["bytes_fetched"]
+    assert before < package.size * 1.05
+    new = rebuild(package, made_at=package.made_at + timedelta(hours=1), replaced=[17])
+
+    async def updated() -> bool:
+        meetings = (await node.status())["active_meetings"]
+        return meetings[0]["version"] == new.digest and meetings[0]["state"] == "current"
+
+    await eventually(updated, within=20)
+    fetched = (await node.status())["bytes_fetched"] - before
+    # Documents of 100 kB: the manifest weighs 20 times what it does for those of 2 MB.
+    assert new.new_bytes < fetched < new.new_bytes + 20_000
+    assert digest_of((await node.download("m1")).content) == new.digest
+
+
+async def test_the_version_asked_for_is_exact(master: ShimMaster, package: Package, start_node: StartNode):
+    node = start_node(master.url, sync_interval=86400)
+    await node.until_synced("m1")
+    new = rebuild(package, made_at=package.made_at + timedelta(hours=1))
+    # At once, before the node has looked: it asks the master and follows its own fill.
+    answer = await node.download("m1", params={"v": new.digest})
+    assert answer.status_code == 200, answer.text
+    assert digest_of(answer.content) == new.digest
+    old = await node.download("m1", params={"v": package.digest})
+    assert digest_of(old.content) == package.digest
+    assert (await node.download("m1", params={"v": "f" * 64})).status_code == 404
+
+
+async def test_a_fill_goes_on_where_it_was_killed(spawn: Spawner, folder: Path, start_node: StartNode):
+    package = make_package(folder / "m1.zip", make_documents(12, 4_000_000), level=1)
+    master = ShimMaster(spawn, folder)
+    fetched = 0
+    node = None
+    for _ in range(4):
+        node = start_node(master.url, storage=folder.parent / "one-storage")
+        await node.until_up()
+        seen = 0
+        with trio.move_on_after(0.15):
+            while True:
+                seen = (await node.status())["bytes_fetched"]
+                await trio.sleep(0.01)
+        node.process.kill()
+        fetched += seen
+    node = start_node(master.url, storage=folder.parent / "one-storage")
+    await node.until_synced("m1")
+    assert digest_of((await node.download("m1")).content) == package.digest
+
+
+async def test_a_version_replaced_during_its_fill_is_given_up_for_the_new_one(
+    spawn: Spawner, folder: Path, start_node: StartNode
+):
+    package = make_package(folder / "m1.zip", make_documents(12, 4_000_000), level=1)
+    master = ShimMaster(spawn, folder)
+    node = start_node(master.url)
+    await node.until_up()
+    new = rebuild(package, made_at=package.made_at + timedelta(hours=1), replaced=range(6))
+
+    async def serves_the_new_one() -> bool:
+        return digest_of((await node.download("m1")).content) == new.digest
+
+    await eventually(serves_the_new_one, within=30)
+
+    def incoming() -> list[str]:
+        return [path.name for path in (node.storage / "incoming").iterdir() if path.suffix != ".lock"]
+
+    await eventually(lambda: not incoming())
+
+
+async def test_two_meetings_with_one_package_share_it(
+    spawn: Spawner, folder: Path, package: Package, start_node: StartNode
+):
+    (folder / "m2.zip").write_bytes((folder / "m1.zip").read_bytes())
+    master = ShimMaster(spawn, folder)
+    node = start_node(master.url)
+    await node.until_synced("m1", "m2")
+    status = await node.status()
+    assert status["versions"] == 1
+    assert status["bytes_fetched"] < package.size * 1.1
+    assert digest_of((await node.download("m2")).content) == package.digest
+
+
+async def test_first_requests_at_once_are_one_fill(spawn: Spawner, folder: Path, start_node: StartNode):
+    package = make_package(folder / "m1.zip", make_documents(5, 4_000_000), level=1)
+    master = ShimMaster(spawn, folder)
+    node = start_node(master.url)
+    await node.until_up()
+    answers: list[str] = []
+
+    async def first() -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            answer = await client.get(node.package_url("m1"), params={"v": package.digest})
+            assert answer.status_code == 200, answer.text
+            answers.append(digest_of(answer.content))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(40):
+            nursery.start_soon(first)
+    assert answers == [package.digest] * 40
+    assert (await node.status())["bytes_fetched"] < package.size * 1.01
+
+
+async def test_followers_get_ranges_and_lengths_while_it_fills(spawn: Spawner, folder: Path, start_node: StartNode):
+    package = make_package(folder / "m1.zip", make_documents(10, 4_000_000), level=1)
+    whole = package.path.read_bytes()
+    master = ShimMaster(spawn, folder)
+    node = start_node(master.url)
+    await node.until_up()
+    async with trio.open_nursery() as nursery:
+        for start in range(0, package.size, package.size // 10):
+
+            async def part(start: int = start) -> None:
+                answer = await node.download(
+                    "m1", params={"v": package.digest}, headers={"Range": f"bytes={start}-{start + 999}"}
+                )
+                assert answer.status_code == 206
+                assert answer.content == whole[start : start + 1000]
+                assert answer.headers["content-range"].endswith(f"/{package.size}")
+
+            nursery.start_soon(part)
+
+
+@pytest.mark.parametrize("tool", ["curl", "wget"])
+async def test_download_tools_go_on_where_they_stopped(
+    master: ShimMaster, package: Package, start_node: StartNode, spawn: Spawner, tmp_path: Path, tool: str
+):
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    await until_offered(master, node.port)
+    target = tmp_path / "download.zip"
+    target.write_bytes(package.path.read_bytes()[: package.size // 3])
+    url = f"{master.url}/api/v1/meetings/m1/download-package"
+    command = {
+        "curl": ("curl", "-sS", "-L", "-C", "-", "-o", target, url),
+        "wget": ("wget", "-q", "-c", "-O", target, url),
+    }[tool]
+    process = spawn(*command)
+    assert process.wait(within=30) == 0, process.log()
+    assert digest_of(target.read_bytes()) == package.digest
+    assert spawn("unzip", "-tq", target).wait(within=30) == 0
+
+
+async def test_a_deployed_node_beside_ours_is_offered_and_serves(
+    master: ShimMaster, package: Package, start_node: StartNode, fakes: FakeFactory
+):
+    legacy = fakes.node(master.url)
+
+    node = start_node(master.url)
+
+    def both() -> list[dict[str, str]] | None:
+        # Each time as another tablet: one that asks again and again is one that no node can serve.
+        transport = httpx.HTTPTransport(local_address=f"127.0.9.{next(_clients)}")
+        with httpx.Client(transport=transport) as client:
+            infos = client.get(f"{master.url}/api/v1/meetings/m1/download-nodes-info").json()
+        return infos if {info["ip"] for info in infos} == {legacy.address, f"127.0.0.1:{node.port}"} else None
+
+    for info in await eventually(both, within=30):
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            assert digest_of((await client.get(info["download_url"])).content) == package.digest
