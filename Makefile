@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types layers requirements clean
+.PHONY: demo test venv check lint types layers requirements clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
+
+# The programs alone, in .venv/bin.
+venv: $(VENV)/.run
 
 test: check
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,32 +1,27 @@
 """The READMEs are true: every command in them is run, every program started, every table compared with the code.
 
-Code blocks have a name, in a comment on the line before. What is replaced when they run, and nothing else, is in
-`replaced`: the addresses of a LAN by 127.0.0.1 and a free port, and the folder of programs by that of this
-interpreter. Blocks run in bash, in an empty folder.
+Code blocks have a name, in a comment on the line before; `tests.support.reader` says how they are run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.support.markdown import blocks, read, table
 from tests.support.nodes import BIN, digest_of
 from tests.support.packages import make_documents, make_package
-from tests.support.processes import ROOT, free_port
+from tests.support.reader import Reader
 from tests.support.waiting import eventually_blocking
 from trionode.config import Settings, flag_of, load_settings, variable_of
 
 if TYPE_CHECKING:
     from tests.fakes.running import FakeFactory
-    from tests.support.processes import Process, Spawner
+    from tests.support.processes import Spawner
 
 LANGUAGES = ("README.md", "README.zh-CN.md")
 BLOCKS = {block.name: block for block in blocks("README.md") if block.language != "text"}
@@ -38,70 +33,9 @@ MOUNTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """Somebody who types what the README says, with a master and a node on ports of their own."""
-
-    spawn: Spawner
-    folder: Path
-    master: int
-    node: int
-
-    def replaced(self, text: str) -> str:
-        """Return a block as it is run here."""
-        for there, here in {
-            "192.168.1.10:8000": f"127.0.0.1:{self.master}",
-            "192.168.1.21:8001": f"127.0.0.1:{self.node}",
-            "--host 0.0.0.0 --port 8000": f"--host 127.0.0.1 --port {self.master}",
-            "--bind 0.0.0.0:8001": f"--bind 127.0.0.1:{self.node}",
-            ".venv/bin": str(BIN),
-        }.items():
-            text = text.replace(there, here)
-        return text
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """What stands in for defaults that a test cannot use: all interfaces, port 8001. No proxy for loopback."""
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        listen = {"TRIONODE_HOST": "127.0.0.1", "TRIONODE_PORT": str(self.node)}
-        return {**listen, "PATH": path, "no_proxy": "*", "COLUMNS": "200"}
-
-    def run(self, name: str) -> str:
-        """Run a block to its end and return what it prints. A command that fails is a failure."""
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.replaced(BLOCKS[name].text)],
-            cwd=self.folder,
-            env={**os.environ, **self.environ},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def start(self, name: str) -> Process:
-        """Start a block whose last line is a server, in whose place the shell steps, so that signals reach it."""
-        *before, last = self.replaced(BLOCKS[name].text).splitlines()
-        script = "\n".join([*before, f"exec {last}"])
-        return self.spawn("bash", "-euc", script, cwd=self.folder, env=self.environ, name=name)
-
-    def get(self, url: str) -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            return client.get(self.replaced(url), follow_redirects=True)
-
-    def gets(self, url: str) -> bytes | None:
-        """Return the body of a successful answer, None while there is none."""
-        try:
-            answer = self.get(url)
-        except httpx.TransportError:
-            return None
-        return answer.content if answer.status_code == 200 else None
-
-
 @pytest.fixture
 def reader(spawn: Spawner, tmp_path: Path) -> Reader:
-    return Reader(spawn, tmp_path, free_port(), free_port())
+    return Reader.beginning(spawn, tmp_path, "README.md")
 
 
 MASTER = "http://192.168.1.10:8000/api/v1"
@@ -147,11 +81,9 @@ def test_the_file_of_settings_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_make_knows_the_two_commands() -> None:
+def test_make_knows_the_two_commands(reader: Reader) -> None:
     """What they run is tested in test_demo.py; running `make test` from a test would not end."""
-    for line in BLOCKS["make"].text.splitlines():
-        make, target = line.split()
-        subprocess.run([make, "--dry-run", target], cwd=ROOT, capture_output=True, timeout=30, check=True)
+    assert "-m examples.demo" in reader.run("make", dry=True)
 
 
 def test_the_programs_are_where_the_readme_says(reader: Reader) -> None:
