@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextlib import ExitStack
 
-    from store import Lease
+    from .delivery.checked import CheckedLease
 
 MAX_REQUEST_BYTES = 64 << 10
 """No route of a node takes a body; Quart would keep any in memory."""
@@ -61,7 +61,7 @@ ANSWERS: dict[type[Exception], tuple[int, str | None]] = {
     errors.NodeStopped: (503, None),
     errors.OriginUnreachable: (503, None),
     NeverFits: (507, None),
-    NoSpace: (507, None),
+    NoSpace: (503, None),
     errors.NodeError: (500, "Internal server error"),
     StoreError: (500, "Internal server error"),
 }
@@ -154,8 +154,9 @@ async def download(node: Node, meeting_id: str) -> Response:
     body = None
     if answer.status in {200, 206} and request.method == "GET":
         body = PackageBody(source, answer.start, None if source.size is None else answer.stop, node.downloads)
-        node.downloads.enter()
-        stack.callback(lambda: node.downloads.leave(whole=body.whole))
+        digest = source.digest
+        node.downloads.enter(digest)
+        stack.callback(lambda: node.downloads.leave(digest, whole=body.whole))
     response = PackageResponse(answer.status, body)
     response.headers.pop("Content-Length", None)
     response.headers.extend(answer.headers)
@@ -164,7 +165,7 @@ async def download(node: Node, meeting_id: str) -> Response:
     return response
 
 
-def _plan(source: Lease | ActiveFill) -> Answer:
+def _plan(source: CheckedLease | ActiveFill) -> Answer:
     if source.size is None or source.digest is None:
         # A legacy master's package on its way: neither its size nor its digest is known, so it is sent whole.
         return Answer(200, 0, 0, ())

@@ -87,6 +87,7 @@ def serve_command(
     max_bytes: str | None = None,
     min_free_bytes: str | None = None,
     max_downloads: str | None = None,
+    scrub_bytes_per_second: str | None = None,
     log_level: str | None = None,
     config: Path | None = None,
 ) -> int:
@@ -116,6 +117,9 @@ def serve_command(
         What stays free on the disk, such as 2G. [TRIONODE_MIN_FREE_BYTES, default 0]
     max_downloads
         Downloads at once; 0 for no limit. [TRIONODE_MAX_DOWNLOADS, default 0]
+    scrub_bytes_per_second
+        How fast stored packages are read again, to notice a disk that loses bits; 0 for not at all.
+        [TRIONODE_SCRUB_BYTES_PER_SECOND, default 8M]
     log_level
         debug, info, warning or error. [TRIONODE_LOG_LEVEL, default info]
     config
@@ -164,6 +168,13 @@ def status(
     return 0
 
 
+def _health(health: dict[str, Any]) -> str:
+    said = f"{decimal(health['scrubbed_bytes'])} read again, {health['repaired_chunks']} chunks repaired"
+    if health["unrepairable"]:
+        said += f", {health['unrepairable']} versions could not be and were removed"
+    return said
+
+
 def _print_status(report: dict[str, Any]) -> None:
     console = Console()
     connected = "connected" if report["connected"] else "[red]not connected[/]"
@@ -174,6 +185,7 @@ def _print_status(report: dict[str, Any]) -> None:
         ("sync", report["sync_status"]),
         ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
         ("downloads", f"{report['active_downloads']} now, {report['downloads_finished']} finished"),
+        ("health", _health(report["health"])),
         ("bytes", f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched"),
     ):
         facts.add_row(f"[bold]{name}", value)

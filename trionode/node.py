@@ -20,8 +20,10 @@ from .delivery.admission import Downloads
 from .errors import NodeError, NodeStopped
 from .signals import Request
 from .sync.eviction import Evictor
+from .sync.folder import Folder
 from .sync.heartbeat import Pulse, beat_forever
 from .sync.meetings import Meetings
+from .sync.scrub import CheckTimes, Scrubber
 from .sync.sources import Master
 from .sync.watch import watch_master
 
@@ -63,6 +65,8 @@ class Node:
         self.meetings: Meetings
         self.pulse: Pulse
         self.evictor: Evictor
+        self.folder: Folder
+        self.scrubber: Scrubber
         self._chance = Random()  # noqa: S311 - spreads nodes apart, guards nothing
         self._look_now = Request()
         self._root: trio.Nursery | None = None
@@ -147,8 +151,12 @@ class Node:
             lock.release()
             raise
         self.master = Master(settings.main_server)
-        self.evictor = Evictor(self.store, settings.min_free_bytes)
-        self.meetings = Meetings(self.store, self.master, self._chance, self.evictor.make_room)
+        self.folder = Folder(self.store, path, lambda: self.meetings.storage_changed())
+        self.evictor = Evictor(self.store, settings.min_free_bytes, self.folder.notice)
+        self.meetings = Meetings(self.store, self.master, self._chance, self.evictor.make_room, self.folder.notice)
+        times = await trio.to_thread.run_sync(CheckTimes, path / "scrub.json")
+        rate, promised = settings.scrub_bytes_per_second, lambda: self.meetings.promised().values()
+        self.scrubber = Scrubber(self.store, self.meetings.healer, times, rate, promised)
         self.pulse = Pulse(self.node_id, settings.node_address, self.meetings, self.downloads)
         try:
             yield
@@ -162,9 +170,11 @@ class Node:
         chance, interval = self._chance, self.settings.sync_interval
         # Every process must know what is current; only the leader speaks for the node and tidies up.
         root.start_soon(self._supervise, "sync", lambda: watch_master(self.meetings, self._look_now, interval, chance))
+        root.start_soon(self._supervise, "folder", self.folder.run)
         if self.leader:
             root.start_soon(self._supervise, "heartbeat", self._beat)
             root.start_soon(self._supervise, "eviction", self.evictor.run)
+            root.start_soon(self._supervise, "scrub", self.scrubber.run)
 
     async def _beat(self) -> None:
         with self._beating:

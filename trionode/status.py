@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
+
+from store import NeverFits
 
 from .sync.plan import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from store import Digest
+    from store import Digest, NoSpace
 
     from .node import Node
     from .sync.meetings import Meeting
@@ -49,6 +52,8 @@ async def status_of(node: Node) -> dict[str, object]:
         "downloads_finished": downloads.finished,
         "downloads_broken_off": downloads.broken_off,
         "versions_evicted": node.evictor.evicted,
+        "sending": dict(downloads.sending),
+        "health": asdict(node.meetings.healer.health),
     }
 
 
@@ -73,8 +78,16 @@ def _meeting_status(node: Node, meeting: Meeting, sizes: Mapping[Digest, int]) -
         "status": "synced" if meeting.state is State.CURRENT else "active",
         "state": meeting.state.value,
         "reason": meeting.reason,
+        "lacks_room": _lack(meeting.lacks),
         "version": ref.digest if ref is not None else None,
     }
+
+
+def _lack(lacks: NoSpace | None) -> dict[str, object] | None:
+    """Tell a package that can never fit from one that has no room now, in bytes."""
+    if lacks is None:
+        return None
+    return {"never_fits": isinstance(lacks, NeverFits), "needed": lacks.needed, "available": lacks.available}
 
 
 def _iso(at: float) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from store import MemoryStore, Ref, Usage
+import pytest
+
+from store import MemoryStore, NoSpace, Ref, Usage
 from tests.store.samples import fill_whole, package
 from trionode.sync.eviction import Evictor
 
@@ -31,19 +33,20 @@ def small_disk(*, ended: bool) -> SmallDisk:
 async def test_what_must_stay_free_is_made_free_by_evicting():
     store = small_disk(ended=True)
     evictor = Evictor(store, keep_free=10_000_000)
-    assert await evictor.make_room(0)
+    await evictor.make_room(0)
     assert (evictor.evicted, store.versions()) == (1, [])
 
 
 async def test_nothing_goes_while_enough_is_free():
     store = small_disk(ended=True)
     evictor = Evictor(store, keep_free=9_000_000)
-    assert await evictor.make_room(500_000)
+    await evictor.make_room(500_000)
     assert evictor.evicted == 0
 
 
 async def test_a_meeting_in_progress_stays_and_no_room_is_promised():
     store = small_disk(ended=False)
     evictor = Evictor(store, keep_free=10_000_000)
-    assert not await evictor.make_room(1)
+    with pytest.raises(NoSpace):
+        await evictor.make_room(1)
     assert len(store.versions()) == 1

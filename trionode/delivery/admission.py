@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..errors import AtCapacity
 
 WINDOW_BYTES = 1 << 20
@@ -20,20 +22,31 @@ class Downloads:
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
         self.active = 0
+        self.sending: Counter[str] = Counter()
+        """How many downloads of each version go on; those of a fill whose version nobody knows yet are not in it."""
         self.finished = 0
         self.broken_off = 0
         self.bytes_sent = 0
 
-    def enter(self) -> None:
-        """Count one more download. Raises `AtCapacity` (and counts nothing) when the limit is reached."""
+    def enter(self, version: str | None = None) -> None:
+        """Count one more download, of `version` if that is known.
+
+        Raises `AtCapacity` (and counts nothing) when the limit is reached.
+        """
         if self.limit and self.active >= self.limit:
             raise AtCapacity(self.limit)
         self.active += 1
+        if version is not None:
+            self.sending[version] += 1
 
-    def leave(self, *, whole: bool) -> None:
-        """Count a download as over, `whole` or broken off."""
+    def leave(self, version: str | None = None, *, whole: bool) -> None:
+        """Count a download as over, `whole` or broken off. `version` is what was said to `enter`."""
         assert self.active > 0, "a download that was not counted cannot end"
         self.active -= 1
+        if version is not None:
+            self.sending[version] -= 1
+            if not self.sending[version]:
+                del self.sending[version]
         if whole:
             self.finished += 1
         else:

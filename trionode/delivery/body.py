@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
 
-    from store import Lease
-
     from .admission import Downloads
+    from .checked import CheckedLease
 
 
 @dataclass(eq=False)
@@ -27,7 +26,7 @@ class PackageBody:
     `whole` becomes true when the last of them was handed to the server.
     """
 
-    source: Lease | ActiveFill
+    source: CheckedLease | ActiveFill
     start: int
     stop: int | None
     downloads: Downloads
@@ -40,8 +39,8 @@ class PackageBody:
     async def spans(self, largest: Callable[[], int]) -> AsyncIterator[tuple[int, int]]:
         """Yield (offset, size) of what may be sent now, up to `largest()` bytes each; send one before taking the next.
 
-        Raises `FillFailed` when the fill that is followed fails: the caller cuts the answer off, so that the client
-        sees it.
+        Raises `FillFailed` when the fill that is followed fails, or what is stored is damaged and cannot be repaired:
+        the caller cuts the answer off, so that the client sees it.
         """
         offset = self.start
         while self.stop is None or offset < self.stop:
@@ -52,17 +51,25 @@ class PackageBody:
                     break
                 if not size:
                     raise FillFailed(f"the package ends at {offset}, before its end")
+            await self.source.ready()
             yield offset, size
             offset += size
             self.downloads.bytes_sent += size
         self.whole = True
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has."""
+        """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has.
+
+        A file that was changed meanwhile is made right, and read again. Raises `FillFailed` as `spans`.
+        """
         fd = self.source.fileno()
-        if not in_memory(fd, offset, size):
-            await bring_in(fd, offset, size)
-        data = os.pread(fd, size, offset)
+        while True:
+            if not in_memory(fd, offset, size):
+                await bring_in(fd, offset, size)
+            data = os.pread(fd, size, offset)
+            if self.source.trusted:
+                break
+            await self.source.ready()
         if len(data) != size:
             raise FillFailed(f"the package ends at {offset + len(data)}, before its end")
         return data

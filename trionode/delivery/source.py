@@ -10,9 +10,10 @@ from store import VersionMissing
 
 from ..errors import FillFailed, MeetingUnknown, OriginError, OriginUnreachable, VersionGone
 from ..sync.plan import Check, State
+from .checked import CheckedLease
 
 if TYPE_CHECKING:
-    from store import Digest, Lease
+    from store import Digest
 
     from ..sync.fetch import ActiveFill
     from ..sync.meetings import Meeting, Meetings
@@ -24,7 +25,7 @@ SETTLE_SECONDS = 20.0
 """How long a request waits to hear what there is to send. Tablets want the headers within 30 s."""
 
 
-async def acquire(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease | ActiveFill:
+async def acquire(meetings: Meetings, meeting_id: str, version: Digest | None) -> CheckedLease | ActiveFill:
     """Return what a request is answered from; the caller closes a lease, and follows a fill with `followed`.
 
     `version` None means the current one; a given one is exact. Raises `MeetingUnknown`, `VersionGone`, `FillFailed`,
@@ -41,7 +42,7 @@ async def acquire(meetings: Meetings, meeting_id: str, version: Digest | None) -
 
 async def _acquire_once(
     meetings: Meetings, meeting_id: str, version: Digest | None, arrived: float
-) -> Lease | ActiveFill | None:
+) -> CheckedLease | ActiveFill | None:
     """Return a source, or None after waiting for something that may have changed what there is."""
     if version is not None and (lease := await _lease(meetings, version)) is not None:
         return lease
@@ -72,7 +73,7 @@ async def _find(meetings: Meetings, meeting_id: str, version: Digest | None) -> 
     return meetings.get(meeting_id)
 
 
-async def _not_in_progress(meetings: Meetings, meeting_id: str, version: Digest | None) -> Lease:
+async def _not_in_progress(meetings: Meetings, meeting_id: str, version: Digest | None) -> CheckedLease:
     """Answer for a meeting that is not in progress as far as anybody can tell: late tablets still get what is here."""
     if version is not None:
         raise VersionGone(version)
@@ -83,16 +84,22 @@ async def _not_in_progress(meetings: Meetings, meeting_id: str, version: Digest 
     return lease
 
 
-async def _current(meetings: Meetings, meeting: Meeting) -> Lease | None:
+async def _current(meetings: Meetings, meeting: Meeting) -> CheckedLease | None:
     """Answer from a meeting whose last check is over, one way or the other."""
     ref = meetings.store.ref(meeting.id)
     if ref is None or not (meeting.state is State.CURRENT or meeting.unreachable):
-        raise FillFailed(meeting.reason)
+        raise _why_not(meeting)
     lease = await _lease(meetings, ref.digest)
     if lease is None:
         # Evicted, or corrupt and removed: the promise is taken back, and kept anew.
         meetings.doubt(meeting)
     return lease
+
+
+def _why_not(meeting: Meeting) -> Exception:
+    """Say why there is no package: for want of room, which is told apart (507 and 503), or as the last check ended."""
+    lacks = meeting.lacks
+    return FillFailed(meeting.reason) if lacks is None else type(lacks)(lacks.needed, lacks.available)
 
 
 async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest, arrived: float) -> None:
@@ -102,7 +109,7 @@ async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest, arri
     makes versions up costs the master one small request a second.
     """
     if meeting.checked_from >= arrived:
-        raise VersionGone(version)
+        raise VersionGone(version) if meeting.lacks is None else _why_not(meeting)
     pause = meeting.checked_at + ABSENT_SECONDS - trio.current_time()
     if not meeting.working and pause > 0:
         with trio.move_on_after(pause):
@@ -113,12 +120,12 @@ async def _asked_for(meetings: Meetings, meeting: Meeting, version: Digest, arri
     await meeting.moved.wait()
 
 
-async def _lease(meetings: Meetings, digest: Digest) -> Lease | None:
+async def _lease(meetings: Meetings, digest: Digest) -> CheckedLease | None:
     """Return a trusted lease, or None when the version is not here whole."""
     if not await meetings.is_whole(digest):
         return None
     try:
-        return meetings.store.lease(digest)
+        return CheckedLease(meetings.store.lease(digest), meetings.is_whole)
     except VersionMissing:
         return None
 

@@ -86,6 +86,8 @@ class Connection(TCPServer):
         assert socket is not None
         connection = cast("h11.Connection", protocol.connection)
         body = cast("bytes", _Sized(count))
+        # The extension's files are any with a descriptor; ours can also tell whether their bytes are right.
+        checked = file if hasattr(file, "ready") else None
         try:
             parts = connection.send_with_data_passthrough(h11.Data(data=body))
         except h11.LocalProtocolError:
@@ -96,7 +98,7 @@ class Connection(TCPServer):
         async with self.send_lock, self._closing_when_broken():
             for part in parts or ():
                 if part is body:
-                    await send_file(socket, file.fileno(), offset, count, _turns, already_sent=self._sent)
+                    await send_file(socket, file.fileno(), offset, count, _turns, already_sent=self._sent, checked=file)
                     self._sent += count
                 else:
                     await send_bytes(self.stream, part)

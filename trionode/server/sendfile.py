@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -53,13 +53,34 @@ class SendTurns:
         self._free.release()
 
 
+class Checked(Protocol):
+    """Tells whether a file's bytes are right, and makes them right."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether they are right now. Cheap: asked before every window."""
+        ...
+
+    async def ready(self) -> None:
+        """Return once they are right. What it raises ends the sending."""
+        ...
+
+
 async def send_file(
-    socket: trio.socket.SocketType, fd: int, offset: int, count: int, turns: SendTurns, *, already_sent: int = 0
+    socket: trio.socket.SocketType,
+    fd: int,
+    offset: int,
+    count: int,
+    turns: SendTurns,
+    *,
+    already_sent: int = 0,
+    checked: Checked | None = None,
 ) -> None:
     """Send `count` bytes of `fd` from `offset` on; the descriptor's own position is neither used nor moved.
 
-    `already_sent` is what this answer has sent before. Raises `BrokenResourceError` (the client is gone),
-    `TooSlowError` (it takes nothing for `STALL_SECONDS`) or `ShortFile`. Cancelled, it has sent part of it.
+    `already_sent` is what this answer has sent before. `checked` is asked before each window goes out, and what it
+    raises ends the sending. Raises `BrokenResourceError` (the client is gone), `TooSlowError` (it takes nothing for
+    `STALL_SECONDS`) or `ShortFile`. Cancelled, it has sent part of it.
     """
     end = offset + count
     free = offset + max(0, FREE_BYTES - already_sent)
@@ -70,14 +91,23 @@ async def send_file(
         if offset < free:
             window = min(window, free - offset)
             await trio.lowlevel.checkpoint()
-            sent = _send_some(socket, fd, offset, window)
+            sent = _send_checked(socket, fd, offset, window, checked)
         else:
             async with turns:
-                sent = _send_some(socket, fd, offset, window)
+                sent = _send_checked(socket, fd, offset, window, checked)
+        if sent < 0:
+            assert checked is not None
+            await checked.ready()  # without a turn: it may take long
+            continue
         offset += sent
         if sent < window:
             with trio.fail_after(STALL_SECONDS):
                 await trio.lowlevel.wait_writable(socket)
+
+
+def _send_checked(socket: trio.socket.SocketType, fd: int, offset: int, window: int, checked: Checked | None) -> int:
+    """Do as `_send_some`, or send nothing and return -1 when the bytes are not known to be right."""
+    return -1 if checked is not None and not checked.trusted else _send_some(socket, fd, offset, window)
 
 
 def _send_some(socket: trio.socket.SocketType, fd: int, offset: int, window: int) -> int:

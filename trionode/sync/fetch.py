@@ -9,12 +9,12 @@ import os
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import structlog
 import trio
 
-from store import ChunkMismatch, FillBusy, StoreError, VersionPresent
+from store import ChunkMismatch, FillBusy, NeverFits, NoSpace, StoreError, VersionPresent
 
 from ..errors import FillFailed, NodeError, OriginError, OriginUnreachable, VersionGone
 from ..signals import Signal
@@ -56,6 +56,17 @@ BUSY_POLL_SECONDS = 0.5
 
 _log = structlog.get_logger("trionode.fetch")
 
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+
+
+class MakeRoom(Protocol):
+    """Makes room for that many bytes; see `eviction.Evictor.make_room`. Raises `NeverFits`, `NoSpace`."""
+
+    async def __call__(self, needed: int, *, full_disk: bool = False) -> None:
+        """Make room."""
+        ...
+
 
 class ActiveFill:
     """A fill that is going on, as the requests that follow it see it.
@@ -70,6 +81,7 @@ class ActiveFill:
         self.error: Exception | None = None
         self.finished = False
         self._file: _File | None = None
+        self._committed: tuple[int, int] | None = None
         self._followers = 0
         self._sending: set[trio.CancelScope] = set()
         self._moved = Signal()
@@ -91,6 +103,26 @@ class ActiveFill:
             if ready > 0 or self.finished:
                 return ready
             await self._moved.wait()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what `available` promised is right: always while it is filled, then if the file has not changed.
+
+        A package that was changed after its fill is repaired for others, under a lease; who follows is cut off.
+        """
+        return self._committed is None or self._committed == self._state()
+
+    async def ready(self) -> None:
+        """Raise `FillFailed` unless the bytes are right."""
+        if not self.trusted:
+            raise FillFailed("the package was changed on the disk after it was fetched")
+
+    def _state(self) -> tuple[int, int] | None:
+        # Not the ctime: unlinking the package, as an eviction does, changes that and none of the bytes.
+        if self._file is None:
+            return None
+        found = os.fstat(self._file.readable.fileno())
+        return (found.st_size, found.st_mtime_ns)
 
     async def begun(self) -> None:
         """Wait until it is known whether this becomes a package: some bytes may be sent, or the fill has ended.
@@ -157,6 +189,7 @@ class ActiveFill:
         if not self.finished:
             self.finished = True
             self.error = error
+            self._committed = self._state()
             self.advance()
             if error is not None:
                 for scope in self._sending:
@@ -180,14 +213,14 @@ class _File:
 
 
 async def fill_from_manifest(
-    store: Store, master: Master, manifest: Manifest, active: ActiveFill, chance: Random
+    store: Store, master: Master, manifest: Manifest, active: ActiveFill, chance: Random, make_room: MakeRoom
 ) -> None:
     """Bring the version of `manifest` here: what other versions have is copied, the rest is fetched in ranges.
 
     Returns when it is committed, by whomever. Raises `StoreError`, `VersionGone`, `OriginUnreachable` or
     `OriginError`; what was verified stays in `incoming/` to go on from, unless the version is gone.
     """
-    fill = await _begin(store, manifest)
+    fill = await _begin(store, manifest, make_room)
     if fill is None:
         return
     active.begin_manifest(fill)
@@ -200,19 +233,35 @@ async def fill_from_manifest(
             size=manifest.size,
             missing=sum(chunk.size for chunk in missing),
         )
-        await _run_lanes(master, fill, deque(plan_batches(missing)), active, chance)
-        await trio.to_thread.run_sync(fill.commit)
+        await _run_lanes(master, fill, deque(plan_batches(missing)), active, chance, make_room)
+        await _with_room(make_room, fill.commit)
     except VersionGone:
         # Nobody will ever ask for the rest: what is there helps the next version, through no fill of this one.
         active.forget(fill)
         raise
 
 
-async def _begin(store: Store, manifest: Manifest) -> Fill | None:
+async def _with_room(make_room: MakeRoom, call: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+    """Make a call of the store in a worker thread; where it lacks room, have some made and make it once more.
+
+    The store's calls leave all as it was when they raise `NoSpace`. Raises that, or `NeverFits`, when no room could
+    be made, or was of no use.
+    """
+    try:
+        return await trio.to_thread.run_sync(call, *arguments)
+    except NeverFits:
+        raise
+    except NoSpace as full:
+        # Its cause is the system's word for a full disk; without one the store has counted, and knows.
+        await make_room(full.needed, full_disk=isinstance(full.__cause__, OSError))
+    return await trio.to_thread.run_sync(call, *arguments)
+
+
+async def _begin(store: Store, manifest: Manifest, make_room: MakeRoom) -> Fill | None:
     """Begin the fill, after another process's fill of the same version if need be; None if that one finished it."""
     while True:
         try:
-            return await trio.to_thread.run_sync(store.begin_fill, manifest)
+            return await _with_room(make_room, store.begin_fill, manifest)
         except VersionPresent:
             return None
         except FillBusy:
@@ -234,7 +283,12 @@ def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
 
 
 async def _run_lanes(
-    master: Master, fill: Fill, batches: deque[tuple[Chunk, ...]], active: ActiveFill, chance: Random
+    master: Master,
+    fill: Fill,
+    batches: deque[tuple[Chunk, ...]],
+    active: ActiveFill,
+    chance: Random,
+    make_room: MakeRoom,
 ) -> None:
     """Work through `batches` in `LANES` tasks. The first error stops all and is raised as it is, not in a group."""
     failed: list[Exception] = []
@@ -242,9 +296,9 @@ async def _run_lanes(
     async def run_lane() -> None:
         try:
             while batches:
-                await _fetch_batch(master, fill, batches.popleft(), chance)
+                await _fetch_batch(master, fill, batches.popleft(), chance, make_room)
                 active.advance()
-        except (NodeError, StoreError) as error:
+        except (NodeError, StoreError, OSError) as error:
             failed.append(error)
             nursery.cancel_scope.cancel()
 
@@ -255,7 +309,9 @@ async def _run_lanes(
         raise failed[0]
 
 
-async def _fetch_batch(master: Master, fill: Fill, batch: tuple[Chunk, ...], chance: Random) -> None:
+async def _fetch_batch(
+    master: Master, fill: Fill, batch: tuple[Chunk, ...], chance: Random, make_room: MakeRoom
+) -> None:
     """Fetch one range and put its chunks in place; a lost connection or a wrong byte is tried again."""
     start, stop = batch[0].offset, batch[-1].offset + batch[-1].size
     for failures in range(1, TRIES + 1):
@@ -263,7 +319,7 @@ async def _fetch_batch(master: Master, fill: Fill, batch: tuple[Chunk, ...], cha
             data = memoryview(await master.fetch_range(fill.manifest.digest, start, stop))
             for chunk in batch:
                 piece = data[chunk.offset - start : chunk.offset - start + chunk.size]
-                await trio.to_thread.run_sync(fill.write, chunk, piece)
+                await _with_room(make_room, fill.write, chunk, piece)
             return
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
             if failures == TRIES:
@@ -272,37 +328,41 @@ async def _fetch_batch(master: Master, fill: Fill, batch: tuple[Chunk, ...], cha
             await trio.sleep(retry_seconds(failures, chance.random()))
 
 
-async def fill_from_stream(store: Store, master: Master, active: ActiveFill) -> Manifest:
+async def fill_from_stream(store: Store, master: Master, active: ActiveFill, make_room: MakeRoom) -> Manifest:
     """Take a legacy master's whole package; commit it only once the zip was found whole.
+
+    Room for all of it is made before its first byte where the master says how long it is, else as it grows.
 
     Raises `MeetingUnknown`, `OriginUnreachable`, `OriginError`, `PackageRejected`, `NoSpace`; nothing is then kept:
     a stream cannot be resumed, for nobody says that the next one will have the same bytes.
     """
     async with master.package(active.meeting_id) as body:
-        stream = await _begin_stream(store, active.meeting_id)
+        if body.size is not None:
+            await make_room(body.size)
+        stream = await _begin_stream(store, active.meeting_id, make_room)
         active.begin_stream(stream)
-        await _append_all(stream, body, active)
-        return await trio.to_thread.run_sync(stream.commit)
+        await _append_all(stream, body, active, make_room)
+        return await _with_room(make_room, stream.commit)
 
 
-async def _begin_stream(store: Store, meeting_id: str) -> StreamFill:
+async def _begin_stream(store: Store, meeting_id: str, make_room: MakeRoom) -> StreamFill:
     while True:
         try:
-            return await trio.to_thread.run_sync(store.begin_stream, meeting_id)
+            return await _with_room(make_room, store.begin_stream, meeting_id)
         except FillBusy:
             await trio.sleep(BUSY_POLL_SECONDS)
 
 
-async def _append_all(stream: StreamFill, body: PackageBody, active: ActiveFill) -> None:
+async def _append_all(stream: StreamFill, body: PackageBody, active: ActiveFill, make_room: MakeRoom) -> None:
     pending = bytearray()
     async for data in body:
         pending += data
         if len(pending) >= APPEND_BYTES:
-            await trio.to_thread.run_sync(stream.append, pending)
+            await _with_room(make_room, stream.append, pending)
             pending = bytearray()
             active.advance()
     if pending:
-        await trio.to_thread.run_sync(stream.append, pending)
+        await _with_room(make_room, stream.append, pending)
     if body.size is not None and body.size != stream.size:
         raise OriginUnreachable(f"{stream.size} bytes of {body.size} arrived")
 

@@ -6,6 +6,7 @@ meets one that is not asks here, and sends after the answer, or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,7 +82,9 @@ class Healer:
                 return False
             except PackageCorrupt as error:
                 _log.error("a stored version is damaged", version=digest, why=str(error))
-            return await self._heal(digest)
+                return await self._heal(digest)
+            except OSError as error:
+                return await self._unreadable(digest, error)
 
     def _is_trusted(self, digest: Digest) -> bool:
         try:
@@ -104,6 +107,15 @@ class Healer:
             _log.error("a damaged version cannot be repaired now and is not served", version=digest, why=str(error))
         else:
             return True
+        self._lost(digest)
+        return False
+
+    async def _unreadable(self, digest: Digest, error: OSError) -> bool:
+        """Give up a file whose blocks the disk does not give back: fetched anew it gets others."""
+        _log.error("a stored version cannot be read", version=digest, why=str(error))
+        if error.errno == errno.EIO:
+            self.health.unrepairable += 1
+            await trio.to_thread.run_sync(self._store.remove, digest)
         self._lost(digest)
         return False
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from store import NoSpace, PackageCorrupt, Ref, StoreError, VersionMissing
+from store import NeverFits, NoSpace, Ref, StoreError
 
 from ..errors import FillFailed, NodeError, OriginError, OriginUnreachable
 from ..signals import Request, Signal
 from .fetch import ActiveFill, begins_alike, fill_from_manifest, fill_from_stream
+from .healing import Healer
 from .members import count_members
 from .plan import Check, Event, Look, Seen, State, move, plan_look, retry_seconds
 
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from store import Digest, Lease, Manifest, Store
+    from store import Digest, Manifest, Store
 
+    from .fetch import MakeRoom
     from .sources import Master
+
+NEVER_FITS_SECONDS = 600.0
+"""Between two tries of a package that never fits, unless it is asked for: only an administrator can change that."""
 
 _log = structlog.get_logger("trionode.sync")
 
@@ -42,6 +47,10 @@ class Meeting:
     state: State = State.UNCONFIRMED
     reason: str = ""
     unreachable: bool = False
+    lacks: NoSpace | None = None
+    """The room that the last check lacked, if it was that: `NeverFits`, or for now."""
+    confirmed: Digest | None = None
+    """What the last check that ended well found current."""
     failures: int = 0
     checked_from: float = -inf
     checked_at: float = -inf
@@ -55,15 +64,23 @@ class Meeting:
     """Given at every event of the state table, whether or not the state changes by it."""
 
 
+async def _nothing() -> None:
+    return
+
+
 class Meetings:
-    """The meetings of one node. Its tasks run in `nursery`, which the node owns and sets before anything is asked."""
+    """The meetings of one node. Its tasks run in `nursery`, which the node owns and sets before anything is asked.
+
+    `notice` takes over what other processes did to the refs, so that a switch does not undo a pin.
+    """
 
     def __init__(
         self,
         store: Store,
         master: Master,
         chance: Random,
-        make_room: Callable[[int], Awaitable[bool]],
+        make_room: MakeRoom,
+        notice: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self.store = store
         self.nursery: trio.Nursery
@@ -76,12 +93,12 @@ class Meetings:
         self._master = master
         self._chance = chance
         self._make_room = make_room
+        self._notice = notice
+        self.healer = Healer(store, master, self.withdraw)
         self._meetings: dict[str, Meeting] = {}
         self._seen: Seen | None = None
         self._looked_at = -inf
         self._look_lock = trio.Lock()
-        # One at a time: two would only take the disk from each other.
-        self._verify_lock = trio.Lock()
 
     # -- What others read
 
@@ -145,6 +162,7 @@ class Meetings:
 
     async def _keep_refs(self) -> None:
         """Write into the refs which meetings have ended: their versions may go after a grace time."""
+        await self._notice()
         for ref in self.store.refs():
             in_progress = ref.meeting_id in self._meetings
             if ref.in_progress != in_progress:
@@ -171,7 +189,10 @@ class Meetings:
                 await self._check_once(meeting, check)
                 if meeting.state is State.FAILED:
                     meeting.failures += 1
-                    with trio.move_on_after(retry_seconds(meeting.failures, self._chance.random())):
+                    pause = retry_seconds(meeting.failures, self._chance.random())
+                    if isinstance(meeting.lacks, NeverFits):
+                        pause = NEVER_FITS_SECONDS
+                    with trio.move_on_after(pause):
                         await meeting.asked.taken()
                     self.want(meeting, check)
         finally:
@@ -185,12 +206,24 @@ class Meetings:
             await self._check(meeting, check)
         except (NodeError, StoreError, OSError) as error:
             # OSError: a disk that fails at one package must not take the others down.
-            meeting.reason = str(error)
-            meeting.unreachable = isinstance(error, OriginUnreachable)
-            _log.warning("meeting not synced", meeting=meeting.id, why=meeting.reason)
+            self._failed(meeting, error)
             self._move(meeting, Event.FAIL)
         finally:
             meeting.checked_from, meeting.checked_at = began, trio.current_time()
+
+    def _failed(self, meeting: Meeting, error: Exception) -> None:
+        """Keep why a check failed, and say it; what never fits is said once and not at every try."""
+        before, meeting.reason = meeting.reason, str(error)
+        meeting.unreachable = isinstance(error, OriginUnreachable)
+        meeting.lacks = error if isinstance(error, NoSpace) else None
+        if isinstance(error, NeverFits):
+            meeting.reason = f"the package never fits: {error}, whatever is evicted (max_bytes, min_free_bytes, disk)"
+            if before != meeting.reason:
+                _log.error("a package never fits", meeting=meeting.id, needed=error.needed, most=error.available)
+            return
+        if isinstance(error, NoSpace):
+            meeting.reason = f"no room now: {error}, and nothing that is left may be evicted"
+        _log.warning("meeting not synced", meeting=meeting.id, why=meeting.reason)
 
     async def _check(self, meeting: Meeting, check: Check) -> None:
         known = await self._trusted_version(meeting.id)
@@ -217,15 +250,6 @@ class Meetings:
         await self._confirm(meeting, manifest.digest)
 
     async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
-        """Fill; where there is no room, make some and begin again, once."""
-        try:
-            return await self._fill_once(meeting, manifest)
-        except NoSpace as full:
-            if not await self._make_room(full.needed):
-                raise
-        return await self._fill_once(meeting, manifest)
-
-    async def _fill_once(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
         """Run one fill. The requests that follow it are told how it ends, whatever happens."""
         if manifest is None:
             active = ActiveFill(meeting.id)
@@ -236,9 +260,9 @@ class Meetings:
         error: Exception | None = FillFailed("the node is stopping")
         try:
             if manifest is None:
-                manifest = await fill_from_stream(self.store, self._master, active)
+                manifest = await fill_from_stream(self.store, self._master, active, self._make_room)
             else:
-                await fill_from_manifest(self.store, self._master, manifest, active, self._chance)
+                await fill_from_manifest(self.store, self._master, manifest, active, self._chance, self._make_room)
             error = None
         except (NodeError, StoreError, OSError) as reason:
             error = reason
@@ -250,6 +274,9 @@ class Meetings:
 
     async def _confirm(self, meeting: Meeting, digest: Digest) -> None:
         """Switch the meeting to `digest`, and only then promise it; a doubt that came meanwhile is checked again."""
+        if not await self.is_whole(digest):
+            raise FillFailed("what is stored is damaged, and cannot be repaired now")
+        await self._notice()
         before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
         in_progress = meeting.state is not State.ENDED
         now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
@@ -262,6 +289,8 @@ class Meetings:
         with self.store.lease(digest) as lease:
             meeting.file_count = await trio.to_thread.run_sync(count_members, lease)
         meeting.reason = ""
+        meeting.lacks = None
+        meeting.confirmed = digest
         meeting.unreachable = False
         meeting.failures = 0
         self._move(meeting, Event.CONFIRM)
@@ -271,27 +300,25 @@ class Meetings:
         return ref.digest if ref is not None and await self.is_whole(ref.digest) else None
 
     async def is_whole(self, digest: Digest) -> bool:
-        """Tell whether a version is here and verified; one that turns out corrupt is removed, to be fetched anew."""
-        try:
-            with self.store.lease(digest) as lease:
-                await self.trust(lease)
-        except VersionMissing:
-            return False
-        except PackageCorrupt as error:
-            _log.error("a stored package is corrupt and is removed", version=digest, why=str(error))
-            await trio.to_thread.run_sync(self.store.remove, digest)
-            return False
-        return True
-
-    async def trust(self, lease: Lease) -> None:
-        """Verify a leased version unless this process has done so already; one at a time for each version."""
-        if lease.trusted:
-            return
-        async with self._verify_lock:
-            if not lease.trusted:
-                await trio.to_thread.run_sync(self.store.verify, lease.digest)
+        """Tell whether a version is here and its bytes are right, verifying and repairing them if need be."""
+        return await self.healer.ensure(digest)
 
     # -- Moves
+
+    def withdraw(self, digest: Digest) -> None:
+        """Take back at once every promise of a version that is not whole, and have those meetings checked."""
+        for meeting in self._meetings.values():
+            ref = self.store.ref(meeting.id)
+            if meeting.state is State.CURRENT and (ref is None or ref.digest == digest):
+                self.doubt(meeting)
+
+    def storage_changed(self) -> None:
+        """Check for certain every promise whose version is not the one that was confirmed: somebody switched it."""
+        for meeting in self._meetings.values():
+            ref = self.store.ref(meeting.id)
+            if meeting.state is State.CURRENT and (ref is None or ref.digest != meeting.confirmed):
+                self._move(meeting, Event.DOUBT)
+                self.want(meeting, Check.CERTAIN)
 
     def doubt(self, meeting: Meeting) -> None:
         """Take the promise of a meeting back, and have it checked: what was promised is not here after all."""
