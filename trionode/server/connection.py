@@ -98,7 +98,9 @@ class Connection(TCPServer):
         async with self.send_lock, self._closing_when_broken():
             for part in parts or ():
                 if part is body:
-                    await send_file(socket, file.fileno(), offset, count, _turns, already_sent=self._sent, checked=file)
+                    await send_file(
+                        socket, file.fileno(), offset, count, _turns, already_sent=self._sent, checked=checked
+                    )
                     self._sent += count
                 else:
                     await send_bytes(self.stream, part)
