@@ -12,7 +12,7 @@ WINDOW_BYTES = 1 << 20
 SMALLEST_WINDOW_BYTES = 64 << 10
 """Below this the cost of each read and write shows."""
 
-READ_AHEAD_BYTES = 24 << 20
+READ_AHEAD_BYTES = 16 << 20
 """What all downloads together may hold in memory as windows, so that 500 of them cost little more than 10."""
 
 
