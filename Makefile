@@ -1,6 +1,8 @@
 # The two commands of the README need python3 (3.11 to 3.13, with venv) and make, and nothing else.
 PYTHON ?= python3
 VENV := .venv
+# Test files run side by side: most of their time is waiting for real processes.
+JOBS ?= 3
 BIN := $(VENV)/bin
 
 .PHONY: demo test venv check lint types layers requirements clean
@@ -12,7 +14,7 @@ demo: $(VENV)/.run
 venv: $(VENV)/.run
 
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint types layers
 

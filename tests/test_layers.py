@@ -19,6 +19,7 @@ PURE = (
     "store.space",
     "store.splitting",
     "master_shim.balancer",
+    "master_shim.conditional",
     "master_shim.errors",
     "master_shim.names",
     "master_shim.protocol",
