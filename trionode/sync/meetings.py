@@ -16,7 +16,7 @@ import trio
 
 from store import NeverFits, NoSpace, Ref, StoreError
 
-from ..errors import FillFailed, NodeError, OriginError, OriginUnreachable
+from ..errors import FillFailed, MeetingUnknown, NodeError, OriginError, OriginUnreachable
 from ..signals import Request, Signal
 from .fetch import ActiveFill, begins_alike, fill_from_manifest, fill_from_stream
 from .healing import Healer
@@ -47,6 +47,7 @@ class Meeting:
     state: State = State.UNCONFIRMED
     reason: str = ""
     unreachable: bool = False
+    unbuilt: bool = False
     lacks: NoSpace | None = None
     """The room that the last check lacked, if it was that: `NeverFits`, or for now."""
     confirmed: Digest | None = None
@@ -189,14 +190,19 @@ class Meetings:
                 await self._check_once(meeting, check)
                 if meeting.state is State.FAILED:
                     meeting.failures += 1
-                    pause = retry_seconds(meeting.failures, self._chance.random())
-                    if isinstance(meeting.lacks, NeverFits):
-                        pause = NEVER_FITS_SECONDS
-                    with trio.move_on_after(pause):
+                    with trio.move_on_after(self._pause(meeting)):
                         await meeting.asked.taken()
                     self.want(meeting, check)
         finally:
             meeting.working = False
+
+    def _pause(self, meeting: Meeting) -> float:
+        """Return how long to wait before a failed meeting is tried again."""
+        if isinstance(meeting.lacks, NeverFits):
+            return NEVER_FITS_SECONDS
+        # A master that lists a meeting and has no package of it is just building it, with its start gate waiting.
+        failures = 1 if meeting.unbuilt else meeting.failures
+        return retry_seconds(failures, self._chance.random())
 
     async def _check_once(self, meeting: Meeting, check: Check) -> None:
         """Check, fill if need be, and move the meeting's state."""
@@ -215,6 +221,7 @@ class Meetings:
         """Keep why a check failed, and say it; what never fits is said once and not at every try."""
         before, meeting.reason = meeting.reason, str(error)
         meeting.unreachable = isinstance(error, OriginUnreachable)
+        meeting.unbuilt = isinstance(error, MeetingUnknown)
         meeting.lacks = error if isinstance(error, NoSpace) else None
         if isinstance(error, NeverFits):
             meeting.reason = f"the package never fits: {error}, whatever is evicted (max_bytes, min_free_bytes, disk)"
