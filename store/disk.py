@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -360,7 +361,7 @@ class DiskStore:
 
     def usage(self) -> Usage:
         """Return how much space is used and left."""
-        return self._accounts.usage()
+        return replace(self._accounts.usage(), draining=self._shelf.draining)
 
     def close(self) -> None:
         """Close every descriptor; leases still out stay readable."""

@@ -55,12 +55,17 @@ class ChunkLocation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes of committed packages, bytes reserved by fills, bytes the file system has left, and the limit (0: none)."""
+    """Bytes of committed packages, bytes reserved by fills, bytes the file system has left, and the limit (0: none).
+
+    `draining` are bytes of versions that were removed and are still being read: the file system has them back with
+    the last lease, so nothing more need be evicted for them. Those that other processes read are not known here.
+    """
 
     stored: int
     filling: int
     free: int
     limit: int
+    draining: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ TOUCH_SECONDS = 60.0
 class Entry:
     """What a store knows of one committed package. Changed only under its shelf's lock."""
 
-    __slots__ = ("digest", "fd", "gone", "last_used", "leases", "size", "touched", "verified")
+    __slots__ = ("digest", "draining", "fd", "gone", "last_used", "leases", "size", "touched", "verified")
 
     def __init__(self, digest: Digest, size: int, last_used: float, verified: Seen | None = None) -> None:
         self.digest = digest
@@ -38,6 +38,7 @@ class Entry:
         self.fd = -1
         self.leases = 0
         self.gone = False
+        self.draining = False  # removed, and still being read
 
 
 class DiskLease:
@@ -111,6 +112,12 @@ class Shelf:
         self._lock = threading.Lock()
         self._entries: dict[Digest, Entry] = {}
         self._idle: dict[Digest, Entry] = {}  # open and unread, the longest so first
+        self._draining = 0
+
+    @property
+    def draining(self) -> int:
+        """Bytes of packages that were taken off the shelf and are still being read."""
+        return self._draining
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._entries
@@ -139,6 +146,9 @@ class Shelf:
             entry = self._entries.pop(digest, None)
             if entry is not None:
                 self._retire(entry)
+                if entry.leases > 0:
+                    entry.draining = True
+                    self._draining += entry.size
             return entry
 
     def lease(self, digest: Digest, *, use: bool = True) -> DiskLease:
@@ -175,6 +185,8 @@ class Shelf:
             if entry.leases == 0:
                 if entry.gone:
                     self._shut(entry)
+                    if entry.draining:
+                        self._draining -= entry.size
                 else:
                     self._idle[entry.digest] = entry
                     if len(self._idle) > IDLE_DESCRIPTORS:

@@ -52,6 +52,7 @@ class _Package:
     last_used: float
     leases: int = 0
     gone: bool = False
+    draining: int = 0
     bad: set[Chunk | Literal] | None = None  # None: trusted. For tests, which can write behind a descriptor
     checked_at: float = 0.0
 
@@ -91,6 +92,8 @@ class MemoryLease:
             if self._open:
                 self._open = False
                 self._package.leases -= 1
+                if self._package.gone and self._package.leases == 0:
+                    self._store.draining -= self._package.draining
                 _close_if_unused(self._package)
 
     def __enter__(self) -> Self:
@@ -257,6 +260,7 @@ class MemoryStore:
     def __init__(self, *, max_bytes: int = 0) -> None:
         self.lock = threading.RLock()
         self.ledger = Ledger(max_bytes, 0)
+        self.draining = 0
         self.busy: set[str] = set()  # digests and stream names that are being acquired
         self._packages: dict[Digest, _Package] = {}
         self._parked: dict[Digest, dict[Digest, bytes]] = {}
@@ -436,12 +440,14 @@ class MemoryStore:
             if package is not None:
                 self.ledger.forget(package.manifest.size)
                 package.gone = True
+                package.draining = package.manifest.size if package.leases else 0
+                self.draining += package.draining
                 _close_if_unused(package)
 
     def usage(self) -> Usage:
         """Return how much space is used."""
         with self.lock:
-            return Usage(self.ledger.stored, self.ledger.filling, UNBOUNDED_BYTES, self.ledger.limit)
+            return Usage(self.ledger.stored, self.ledger.filling, UNBOUNDED_BYTES, self.ledger.limit, self.draining)
 
     def close(self) -> None:
         """Close every descriptor; leases still out stay readable."""

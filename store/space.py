@@ -90,13 +90,15 @@ def plan_eviction(
     Never a version that a pinned or in-progress ref names, one whose meeting ended less than `grace_seconds` ago, or
     one that no ref names and that was used less than `retired_seconds` ago. Of the others those of ended meetings
     and of none go first, then the least recently used, until `low_water` of the limit is reached.
-    `keep_free` is `min_free_bytes`. With `needed` 0 the store is brought back under its limits.
+    `keep_free` is `min_free_bytes`. What is `draining` counts as free: an empty plan may mean that room comes with the
+    end of a download, and that the fill is to be tried again. With `needed` 0 the store is brought back under its
+    limits.
 
     Raises `NeverFits` when removing everything would not do, `NoSpace` when what may go now would not; in both
     cases nothing is to be removed.
     """
     used = usage.stored + usage.filling
-    most = max(0, used + usage.free - keep_free)
+    most = max(0, used + usage.free + usage.draining - keep_free)
     if usage.limit:
         most = min(most, usage.limit)
     if needed > most:
@@ -120,7 +122,7 @@ def plan_eviction(
 
 def _shortage(usage: Usage, needed: int, keep_free: int, limit: int) -> int:
     """Return how many bytes must go so that `needed` fit under `limit` and leave `keep_free`."""
-    short = needed - (usage.free - keep_free)
+    short = needed - (usage.free + usage.draining - keep_free)
     if usage.limit:
         short = max(short, usage.stored + usage.filling + needed - limit)
     return short

@@ -602,6 +602,22 @@ class StoreContract:
         store.remove(manifest.digest)
         assert store.usage().stored == 0
 
+    def test_what_was_removed_and_is_still_read_drains(self, store):
+        data = package()
+        digest = fill_whole(store, data).digest
+        one, two = store.lease(digest), store.lease(digest)
+        assert store.usage().draining == 0
+        store.remove(digest)
+        assert (store.usage().stored, store.usage().draining) == (0, len(data))
+        one.close()
+        one.close()
+        assert store.usage().draining == len(data)
+        two.close()
+        assert store.usage().draining == 0
+        fill_whole(store, data)
+        store.remove(digest)
+        assert store.usage().draining == 0
+
     def test_what_can_never_fit_differs_from_what_does_not_fit_now(self, make_store):
         small, large = package(1, count=2), package(2, count=9)
         store = make_store(max_bytes=len(small) + 1000)

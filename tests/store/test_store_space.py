@@ -27,8 +27,8 @@ def ended(number: int, ago: float = 2 * GRACE_SECONDS, meeting: str = "") -> Ref
     return ref(number, meeting, ended_at=NOW - ago)
 
 
-def plan(versions, refs, needed, *, limit=1000, free=FREE, filling=0, **options):
-    usage = Usage(sum(v.size for v in versions), filling, free, limit)
+def plan(versions, refs, needed, *, limit=1000, free=FREE, filling=0, draining=0, **options):
+    usage = Usage(sum(v.size for v in versions), filling, free, limit, draining)
     return [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, **options)]
 
 
@@ -41,6 +41,20 @@ def test_the_least_recently_used_goes_first_down_to_the_low_water_mark():
     refs = [ref(n) for n in range(10)]
     assert plan(versions, refs, 100) == [9, 8]  # one would do, two reach 900
     assert plan(versions, refs, 100, low_water=1.0) == [9]
+
+
+def test_what_is_still_being_sent_after_its_removal_evicts_nothing_more():
+    versions = [version(n, age=5000 + n) for n in range(4)]
+    assert plan(versions, [], 150, limit=0, free=50) == [3]
+    assert plan(versions, [], 150, limit=0, free=50, draining=99) == [3]
+    assert plan(versions, [], 150, limit=0, free=50, draining=100) == []
+    assert plan(versions, [], 250, limit=0, free=50, draining=100) == [3]
+    kept = [ref(n, in_progress=True) for n in range(4)]
+    with pytest.raises(NoSpace) as caught:
+        plan(versions, kept, 250, limit=0, free=50, draining=100)
+    assert (type(caught.value), caught.value.available) == (NoSpace, 150)
+    with pytest.raises(NeverFits):
+        plan(versions, kept, 551, limit=0, free=50, draining=100)
 
 
 def test_ended_meetings_and_versions_of_none_go_first():
@@ -104,8 +118,10 @@ facts = st.tuples(
     st.sampled_from([0, 300, 600, 1000]),
     st.integers(0, 1500),
     st.integers(0, 100),
+    st.floats(0, 1),
 )
-def test_plans_against_a_naive_model(found, needed, limit, free, keep_free):
+def test_plans_against_a_naive_model(found, needed, limit, free, keep_free, part):
+    draining = int(free * part)  # free in a moment: counts the same
     versions = [version(number, size, age) for number, (size, age, _) in enumerate(found)]
     refs: list[Ref] = []
     kept: set[int] = set()
@@ -144,7 +160,7 @@ def test_plans_against_a_naive_model(found, needed, limit, free, keep_free):
     )
     prefixes = [order[:count] for count in range(len(order) + 1)]
     enough = next((p for p in prefixes if fits(p, limit)), None)
-    usage = Usage(stored, 0, free, limit)
+    usage = Usage(stored, 0, free - draining, limit, draining)
     try:
         got = [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, keep_free=keep_free)]
     except NeverFits:
