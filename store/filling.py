@@ -21,7 +21,7 @@ from .errors import ChunkMismatch, NoSpace, PackageCorrupt, PackageRejected
 from .filesystem import full_disk
 from .manifest import Chunk, Literal
 from .runs import Runs
-from .windows import PEEK_BYTES
+from .windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ class DiskFill(Acquisition):
 
     def _arrived(self, chunk: Chunk) -> bool:
         """Tell whether a chunk's bytes are in the file."""
-        data = memoryview(bytearray(min(chunk.size, PEEK_BYTES)))
+        data = memoryview(bytearray(min(chunk.size, WINDOW_BYTES)))
         hasher = blake3()
         done = 0
         while done < chunk.size:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from pyfastcdc import FastCDC
 
-from .digest import Digest
-from .manifest import Chunk, Literal, Manifest
+from .manifest import Chunk, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from .windows import Windows
+    from .digest import Digest
+    from .windows import Window
     from .zips import Members
 
 CHUNK_BYTES = 1024 * 1024
@@ -28,6 +28,7 @@ CHUNK_BYTES = 1024 * 1024
 MIN_CHUNK_BYTES = CHUNK_BYTES // 2
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 _AVERAGE_BYTES = CHUNK_BYTES - MIN_CHUNK_BYTES  # FastCDC counts the average from the smallest chunk on
+_LOOK_BYTES = 3 * CHUNK_BYTES // 2  # holds five chunks in six, and half of it is still at hand for the next
 
 INLINE_BYTES = 128
 """Naming a chunk costs as much as carrying this many bytes, so shorter ranges go into the literal around them."""
@@ -100,38 +101,67 @@ def _merge(found: Sequence[Region]) -> Iterator[Region]:
             yield from touching
 
 
-def split(windows: Windows, size: int, members: Members | None) -> Manifest:
-    """Cut the `size` bytes of `windows` into a manifest, in one pass. Raises `InvalidManifest` for no bytes at all.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a region: a chunk with its digest, or a few bytes that go into a literal."""
 
-    The same member gives the same chunks wherever it lies.
+    size: int
+    content: Digest | bytes
+
+
+def cut_region(window: Window, region: Region) -> tuple[Part, ...]:
+    """Cut one region into its pieces. The same bytes give the same pieces wherever they lie.
+
+    Regions do not depend on each other, so that several threads can cut, each with a window of its own.
+    Raises `PackageChanged` when the bytes end early.
     """
-    chunker = FastCDC(
-        _AVERAGE_BYTES, min_size=MIN_CHUNK_BYTES, max_size=MAX_CHUNK_BYTES, normalized_chunking=0
-    )  # one for each pass: it must not be used by two threads
+    # One chunker for each call: it must not be used by two threads.
+    chunker = _chunker() if region.cut is Cut.CHUNKED and region.size > CHUNK_BYTES else None
+    parts: list[Part] = []
+    at, left = region.offset, region.size
+    while left > 0:
+        length = min(left, MAX_CHUNK_BYTES) if chunker is None else _cut(chunker, window, at, left)
+        if region.cut is Cut.CHUNKED and length > INLINE_BYTES:
+            parts.append(Part(length, window.digest(at, length)))
+        else:
+            parts.append(Part(length, bytes(window.view(at, length))))
+        at += length
+        left -= length
+    return tuple(parts)
+
+
+def _chunker() -> FastCDC:
+    return FastCDC(_AVERAGE_BYTES, min_size=MIN_CHUNK_BYTES, max_size=MAX_CHUNK_BYTES, normalized_chunking=0)
+
+
+def _cut(chunker: FastCDC, window: Window, offset: int, left: int) -> int:
+    """Return the length of the next chunk of a long range.
+
+    A cut found before the end of what was looked at is the cut, however much follows; most are found in the first look.
+    """
+    most = min(left, MAX_CHUNK_BYTES)
+    looked = min(most, _LOOK_BYTES)
+    while True:
+        length = next(iter(chunker.cut_buf(window.view(offset, looked)))).length
+        if length < looked or looked == most:
+            return length
+        looked = min(most, 2 * looked)
+
+
+def join(parts: Iterable[Part]) -> tuple[Chunk | Literal, ...]:
+    """Return the pieces of a manifest: the parts of all regions in order, literals that touch made one."""
     pieces: list[Chunk | Literal] = []
     literal = bytearray()
     at = 0
-    for region in regions(members, size):
-        for length, named in _lengths(chunker, windows, region):
-            if named:
-                if literal:
-                    pieces.append(Literal(at - len(literal), bytes(literal)))
-                    literal.clear()
-                pieces.append(Chunk(at, length, Digest.of(windows.take(length))))
-            else:
-                literal += windows.take(length)
-            at += length
+    for part in parts:
+        if isinstance(part.content, bytes):
+            literal += part.content
+        else:
+            if literal:
+                pieces.append(Literal(at - len(literal), bytes(literal)))
+                literal.clear()
+            pieces.append(Chunk(at, part.size, part.content))
+        at += part.size
     if literal:
         pieces.append(Literal(at - len(literal), bytes(literal)))
-    return Manifest(windows.digest(), size, tuple(pieces))
-
-
-def _lengths(chunker: FastCDC, windows: Windows, region: Region) -> Iterator[tuple[int, bool]]:
-    """Yield the lengths of a region's pieces and whether each is a chunk; the caller takes each before the next."""
-    left = region.size
-    while left > 0:
-        length = min(left, MAX_CHUNK_BYTES)
-        if region.cut is Cut.CHUNKED and region.size > CHUNK_BYTES:
-            length = next(iter(chunker.cut_buf(windows.peek(length)))).length
-        yield length, region.cut is Cut.CHUNKED and length > INLINE_BYTES
-        left -= length
+    return tuple(pieces)

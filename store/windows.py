@@ -1,4 +1,4 @@
-"""One pass over a file in bounded memory, hashed as a whole beside whatever else is done with its bytes.
+"""Reading somebody else's file by pieces, in bounded memory. Opens nothing: callers pass a reader.
 
 No mmap: a file of somebody else's that is cut short under us must raise, not kill the process with SIGBUS.
 """
@@ -6,24 +6,19 @@ No mmap: a file of somebody else's that is cut short under us must raise, not ki
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
 
 from blake3 import blake3
 
 from .digest import Digest
 from .errors import PackageChanged
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 ReadInto = Callable[[memoryview, int], int]
 """`read_into(view, offset)` fills `view` from `offset` on and returns how many bytes it got; 0 at the end."""
 
-WINDOW_BYTES = 4 * 1024 * 1024
-"""Read at a time. Two of these, and room for what is left of the one before: 16 MiB for a pass over any file."""
+WINDOW_BYTES = 1024 * 1024
+"""Read at a time. By 256 KiB costs a tenth more; by 4 MiB it has left the processor's own cache when it is hashed."""
 
-PEEK_BYTES = 4 * 1024 * 1024
+MAX_VIEW_BYTES = 4 * 1024 * 1024
 """The most that can be looked at in one piece."""
 
 
@@ -37,88 +32,64 @@ def read_exactly(read_into: ReadInto, view: memoryview, offset: int) -> None:
         got += count
 
 
-class Windows:
-    """The `size` bytes of a file in order; a context manager.
+class Window:
+    """A view of a file of `size` bytes that moves along with what is asked for. For one thread.
 
-    While the caller works on one window, a thread reads and hashes the next (both let go of the interpreter lock),
-    so hashing the whole costs next to nothing on a machine with a second core.
+    Small pieces that follow each other cost one read for many of them. The buffer grows to the longest piece.
     """
 
     def __init__(self, read_into: ReadInto, size: int) -> None:
         self._read_into = read_into
         self._size = size
-        self._whole = blake3()
-        window = min(WINDOW_BYTES, size)
-        count = 1 if size <= WINDOW_BYTES else 2
-        self._buffers = [memoryview(bytearray(PEEK_BYTES * (count - 1) + window)) for _ in range(count)]
-        self._room = PEEK_BYTES * (count - 1)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-read") if count > 1 else None
-        self._next: Future[int] | None = None
-        self._loaded = 0  # windows that are in a buffer
-        self._view = memoryview(b"")  # what is left of the bytes at hand
-        if self._thread is None:
-            self._view = self._buffers[0][: self._load(0)]
-            self._loaded = 1
-        else:
-            self._next = self._thread.submit(self._load, 0)
+        self._buffer = memoryview(bytearray(min(WINDOW_BYTES, size)))
+        self._start = 0
+        self._end = 0
 
-    def __enter__(self) -> Self:
-        return self
+    def view(self, offset: int, count: int) -> memoryview:
+        """Look at `count` bytes, at most MAX_VIEW_BYTES, all before `size`. Valid until the next call.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        Raises `PackageChanged` when the file ends before that.
+        """
+        if offset < self._start or offset + count > self._end:
+            self._load(offset, count)
+        at = offset - self._start
+        return self._buffer[at : at + count]
 
-    def peek(self, count: int) -> memoryview:
-        """Look at the next `count` bytes, at most PEEK_BYTES and no more than are left. Valid until the next call."""
-        while len(self._view) < count:
-            self._advance()
-        return self._view[:count]
-
-    def skip(self, count: int) -> None:
-        """Go past `count` bytes that were looked at."""
-        self._view = self._view[count:]
-
-    def take(self, count: int) -> memoryview:
-        """`peek` and `skip` in one."""
-        view = self.peek(count)
-        self.skip(count)
-        return view
-
-    def take_digest(self, count: int) -> Digest:
-        """Go past any number of bytes and return their digest."""
+    def digest(self, offset: int, count: int) -> Digest:
+        """Return the digest of any number of bytes. Raises `PackageChanged` as `view` does."""
         hasher = blake3()
-        while count > 0:
-            step = min(count, PEEK_BYTES)
-            hasher.update(self.take(step))
-            count -= step
+        self.hash_into(hasher, offset, count)
         return Digest(hasher.hexdigest())
 
-    def digest(self) -> Digest:
-        """Return the digest of the whole file. Reads to its end first, if need be."""
-        while self._next is not None:
-            self._advance()
-        return Digest(self._whole.hexdigest())
+    def hash_into(self, hasher: blake3, offset: int, count: int) -> None:
+        """Add any number of bytes to a hasher. Raises `PackageChanged` as `view` does."""
+        end = offset + count
+        while offset < end:
+            # What is at hand first, so that a piece that goes on beyond the window is not read twice.
+            here = self._end - offset if self._start <= offset < self._end else WINDOW_BYTES
+            step = min(here, end - offset)
+            hasher.update(self.view(offset, step))
+            offset += step
 
-    def _advance(self) -> None:
-        if self._next is None:
-            raise ValueError("there are no more bytes")
-        buffer = self._buffers[self._loaded % 2]
-        left = self._view[-PEEK_BYTES:]
-        start = self._room - len(left)
-        end = self._room + self._next.result()
-        buffer[start : self._room] = left
-        self._view = buffer[start:end]
-        self._loaded += 1
-        self._next = None
-        # The other buffer is free only now: what was left of it has been copied.
-        if self._loaded * WINDOW_BYTES < self._size and self._thread is not None:
-            self._next = self._thread.submit(self._load, self._loaded)
+    def _load(self, offset: int, count: int) -> None:
+        if not 0 <= offset <= offset + count <= self._size or count > MAX_VIEW_BYTES:
+            raise ValueError(f"there are no {count} bytes to look at from {offset} on")
+        kept = self._end - offset if self._start <= offset < self._end else 0
+        left = self._buffer[offset - self._start :][:kept]
+        if count > len(self._buffer):
+            self._buffer = memoryview(bytearray(count))
+        self._buffer[:kept] = left  # moving costs a third of reading again; they may overlap
+        length = min(len(self._buffer), self._size - offset)
+        self._start, self._end = offset, offset + kept
+        while self._end < offset + length:
+            got = self._read_into(self._buffer[self._end - offset : length], self._end)
+            if got <= 0:
+                break  # what comes before the end can still be looked at
+            self._end += got
+        if self._end < offset + count:
+            raise PackageChanged(f"it ends at {self._end}, before byte {offset + count}")
 
-    def _load(self, index: int) -> int:
-        start = index * WINDOW_BYTES
-        count = min(WINDOW_BYTES, self._size - start)
-        view = self._buffers[index % 2 if self._thread is not None else 0][self._room : self._room + count]
-        read_exactly(self._read_into, view, start)
-        self._whole.update(view)
-        return count
+
+def hash_bytes(read_into: ReadInto, size: int) -> Digest:
+    """Return the digest of `size` bytes of a reader. Raises `PackageChanged` when they end early."""
+    return Window(read_into, size).digest(0, size)

@@ -17,7 +17,7 @@ from .errors import PackageRejected
 from .windows import ReadInto, read_exactly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from _typeshed import WriteableBuffer
 
@@ -47,8 +47,19 @@ _END = struct.Struct("<4s16xH")
 _CHECKED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
+class _ReadFailed(Exception):
+    """The reader raised `error`, which `zipfile` would take for a sign that the file is no zip."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _File(io.RawIOBase):
-    """A reader with a position, as `zipfile` wants it, that refuses to read more than `limit` bytes at once."""
+    """A reader with a position, as `zipfile` wants it, that refuses to read more than `limit` bytes at once.
+
+    Errors of the reader come out as `_ReadFailed`.
+    """
 
     def __init__(self, read_into: ReadInto, size: int, limit: int) -> None:
         self._read_into = read_into
@@ -78,7 +89,10 @@ class _File(io.RawIOBase):
         if count > self._limit:
             raise ValueError(f"{count} bytes at once are more than a sound zip needs")
         data = bytearray(count)
-        read_exactly(self._read_into, memoryview(data), self._at)
+        try:
+            read_exactly(self._read_into, memoryview(data), self._at)
+        except OSError as error:
+            raise _ReadFailed(error) from error
         self._at += count
         return bytes(data)
 
@@ -101,19 +115,21 @@ def find_members(read_into: ReadInto, size: int) -> Members | None:
     """Return where a zip's members lie, or None for bytes that are no zip, or whose directory is too long.
 
     What the zip says is not checked against anything but each member's own header: ranges may overlap or lie
-    outside the file. Raises `PackageChanged` when the file ends before `size`.
+    outside the file. Raises `PackageChanged` when the file ends before `size`, and what the reader raises.
     """
     try:
         with zipfile.ZipFile(_File(read_into, size, MAX_DIRECTORY_BYTES)) as archive:
-            ranges = tuple(_data_ranges(read_into, size, archive))
-            return Members(ranges, archive.start_dir)
+            members, directory = archive.infolist(), archive.start_dir
+    except _ReadFailed as failed:
+        raise failed.error from None
     except HOSTILE:
         return None
+    return Members(tuple(_data_ranges(read_into, size, members)), directory)
 
 
-def _data_ranges(read_into: ReadInto, size: int, archive: zipfile.ZipFile) -> Iterator[tuple[int, int]]:
+def _data_ranges(read_into: ReadInto, size: int, members: Sequence[zipfile.ZipInfo]) -> Iterator[tuple[int, int]]:
     header = memoryview(bytearray(_LOCAL.size))
-    for info in archive.infolist():
+    for info in members:
         if not 0 <= info.header_offset <= size - len(header):
             continue
         read_exactly(read_into, header, info.header_offset)
@@ -127,7 +143,8 @@ def check_package(read_into: ReadInto, size: int) -> None:
     """Read a package whole, as a client that unpacks it would. Raises `PackageRejected` with the reason.
 
     A package opens as a zip, ends with its directory's end record, and has a member besides ERROR.txt; every
-    member's bytes are there with the right checksum (for encrypted members and rare methods: are there).
+    member's bytes are there with the right checksum (for encrypted members and rare methods: are there). What the
+    reader raises is no fault of the package, and is raised.
     """
     if size == 0:
         raise PackageRejected("it is empty")
@@ -141,6 +158,8 @@ def check_package(read_into: ReadInto, size: int) -> None:
                 raise PackageRejected("it holds only ERROR.txt")
             for info in members:
                 _check_member(archive, info, size)
+    except _ReadFailed as failed:
+        raise failed.error from None
     except HOSTILE as error:
         raise PackageRejected(f"not a whole zip: {str(error) or type(error).__name__}") from error
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -27,7 +28,7 @@ from store import (
 from store import splitting as cut
 from store.reading import check, hash_bytes, split_bytes
 from store.splitting import Cut, Region, regions
-from store.windows import PEEK_BYTES, WINDOW_BYTES, Windows
+from store.windows import MAX_VIEW_BYTES, WINDOW_BYTES, Window
 from store.zips import Members, check_package, find_members
 from tests.store.samples import documents, make_zip, manifest_of, reader_of
 
@@ -320,28 +321,90 @@ def test_a_file_is_cut_like_its_bytes(tmp_path):
 # -- windows
 
 
-@pytest.mark.parametrize("size", [0, 1, WINDOW_BYTES, WINDOW_BYTES + 1, 2 * WINDOW_BYTES, 5 * WINDOW_BYTES + 3])
-def test_windows_give_the_bytes_in_order_and_the_digest_of_the_whole(size):
+@given(st.randoms(use_true_random=False), st.integers(1, 3 * WINDOW_BYTES))
+@settings(max_examples=30, deadline=None)
+def test_a_window_shows_the_bytes_wherever_it_is_moved(source, size):
     data = random.Random(size).randbytes(size)
-    steps = random.Random(2)
-    with Windows(reader_of(data), size) as windows:
-        at = 0
-        while at < size:
-            count = min(size - at, steps.choice([1, 100, MIB, PEEK_BYTES]))
-            assert windows.peek(count) == data[at : at + count]
-            assert windows.take(count) == data[at : at + count]
-            at += count
+    window = Window(reader_of(data), size)
+    for _ in range(30):
+        offset = source.randrange(size)
+        count = min(size - offset, source.choice([0, 1, 100, MIB, 3 * MIB // 2, MAX_VIEW_BYTES]))
+        assert window.view(offset, count) == data[offset : offset + count]
+        assert window.digest(offset, count) == Digest.of(data[offset : offset + count])
+    assert window.digest(0, size) == hash_bytes(reader_of(data), size) == Digest.of(data)
+
+
+def test_a_window_reads_on_from_what_it_has():
+    data = random.Random(1).randbytes(4 * MIB)
+    read: list[tuple[int, int]] = []
+
+    def reader(view: memoryview, offset: int) -> int:
+        read.append((offset, len(view)))
+        return reader_of(data)(view, offset)
+
+    window = Window(reader, len(data))
+    at = 0
+    while at < len(data):
+        count = min(300_000, len(data) - at)
+        assert window.view(at, count) == data[at : at + count]
+        at += count
+    assert sum(count for _, count in read) == len(data)
+
+
+def test_a_window_refuses_what_is_not_there():
+    window = Window(reader_of(b"x" * 10), 10)
+    for offset, count in [(0, 11), (10, 1), (-1, 2), (5, -1)]:
         with pytest.raises(ValueError):
-            windows.take(1)
-        assert windows.digest() == Digest.of(data)
-    assert hash_bytes(reader_of(data), size) == Digest.of(data)
+            window.view(offset, count)
+    with pytest.raises(ValueError):
+        Window(reader_of(b""), 100 * MIB).view(0, MAX_VIEW_BYTES + 1)
 
 
-def test_windows_leave_no_thread_behind():
+def test_a_window_over_a_file_that_ends_early_raises_and_shows_nothing_wrong():
+    data = random.Random(1).randbytes(WINDOW_BYTES + 10)
+    window = Window(reader_of(data), 3 * WINDOW_BYTES)
+    for _ in range(2):
+        with pytest.raises(PackageChanged):
+            window.view(20, WINDOW_BYTES)
+    with pytest.raises(PackageChanged):
+        hash_bytes(reader_of(data), len(data) + 1)
+
+
+def test_a_failed_pass_raises_and_leaves_no_thread_behind():
+    data = make_zip(documents(8, MIB))
+    manifest = manifest_of(data)
+    first = manifest.chunks[0]
+
+    def reader(view: memoryview, offset: int) -> int:
+        if first.offset <= offset < first.offset + first.size and threading.current_thread() is threading.main_thread():
+            raise OSError(errno.EIO, "bad block")
+        return reader_of(data)(view, offset)
+
     before = threading.active_count()
-    with pytest.raises(PackageChanged), Windows(reader_of(b"x" * WINDOW_BYTES), 9 * WINDOW_BYTES) as windows:
-        windows.digest()
+    with pytest.raises(OSError, match="bad block"):
+        split_bytes(reader, len(data))
+    with pytest.raises(OSError, match="bad block"):
+        check(reader, manifest)
     assert threading.active_count() == before
+
+
+def test_a_disk_that_cannot_be_read_does_not_make_a_zip_a_bad_one():
+    def reader(view: memoryview, offset: int) -> int:
+        raise OSError(errno.EIO, "bad block")
+
+    with pytest.raises(OSError, match="bad block"):
+        find_members(reader, len(SOUND))
+    with pytest.raises(OSError, match="bad block"):
+        check_package(reader, len(SOUND))
+
+
+def test_a_cut_does_not_depend_on_how_much_is_looked_at(monkeypatch):
+    """The first look at a long range is short; where it shows no cut, it is looked at further."""
+    data = random.Random(7).randbytes(12 * MIB) + bytes(9 * MIB)
+    few = manifest_of(data)
+    monkeypatch.setattr(cut, "_LOOK_BYTES", cut.MAX_CHUNK_BYTES)
+    assert manifest_of(data) == few
+    assert {chunk.size for chunk in few.chunks} >= {cut.MAX_CHUNK_BYTES}
 
 
 def test_a_reader_of_few_bytes_at_a_time():
