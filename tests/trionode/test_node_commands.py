@@ -9,20 +9,25 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+import trio
 
 from store import DiskStore, Ref
-from tests.support.nodes import BIN
+from tests.support.nodes import BIN, digest_of
 from tests.support.packages import make_documents, make_package, rebuild
 from tests.support.processes import free_port
+from tests.support.waiting import eventually
 from trionode.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.support.nodes import OurNode
     from tests.support.packages import Package
     from tests.support.processes import Spawner
+    from tests.trionode.conftest import StartNode
 
     Run = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -329,3 +334,93 @@ def test_what_nobody_has_any_more_is_dropped_and_what_cannot_be_asked_for_now_st
     assert (status, report["dropped"]) == (FAILED, 1)
     assert run("ls")[1]["versions"] == []
     assert list((storage / "meetings").iterdir()) == []
+
+
+# -- beside a node that runs
+
+
+@pytest.fixture
+async def node(spawn: Spawner, folder: Path, package: Package, storage: Path, start_node: StartNode) -> OurNode:
+    """A node with the package of the meeting m1, on the storage of the commands."""
+    node = start_node(serve_master(spawn, folder), storage=storage)
+    await node.until_synced("m1")
+    return node
+
+
+async def test_ls_and_verify_disturb_no_node(node: OurNode, run: Run, folder: Path):
+    big = make_package(folder / "big.zip", make_documents(6, 3_000_000), level=1)  # more than fits into sockets
+    await node.until_synced("big")
+    async with httpx.AsyncClient(trust_env=False) as client, client.stream("GET", node.package_url("big")) as answer:
+        status, report = await trio.to_thread.run_sync(run, "ls")
+        rows = {row["meetings"][0]["id"]: row for row in report["versions"]}
+        assert (status, rows.keys()) == (OK, {"m1", "big"})
+        assert report["node"] == (await node.status())["node_id"]
+        assert (rows["big"]["digest"], rows["big"]["meetings"][0]["in_progress"]) == (big.digest, True)
+        assert (rows["big"]["sending"], rows["m1"]["sending"]) == (1, 0)
+        assert (await trio.to_thread.run_sync(run, "verify"))[0] == OK
+        assert digest_of(await answer.aread()) == big.digest
+
+    async def sent() -> bool:
+        return (await node.status())["sending"] == {}
+
+    await eventually(sent)
+    assert sorted(await node.synced()) == ["big", "m1"]
+
+
+async def test_a_running_node_sees_pins(node: OurNode, run: Run, package: Package, folder: Path, storage: Path):
+    await trio.to_thread.run_sync(run, "pin", "m1")
+    # A switch to another version writes the ref anew, with the pin that a command has put there.
+    new = rebuild(package, made_at=package.made_at + timedelta(hours=1), replaced=[0])
+
+    def ref() -> dict[str, Any]:
+        (path,) = (storage / "meetings").iterdir()
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    await eventually(lambda: ref()["digest"] == new.digest, within=20)
+    assert ref()["pinned"]
+
+
+async def test_a_running_node_fetches_again_what_was_evicted(node: OurNode, run: Run, package: Package):
+    fetched = (await node.status())["bytes_fetched"]
+    assert (await trio.to_thread.run_sync(run, "evict", "m1", "--force"))[0] == OK
+
+    async def fetched_again() -> bool:
+        return (await node.status())["bytes_fetched"] >= fetched + package.size * 0.9 and await node.synced() == ["m1"]
+
+    await eventually(fetched_again, within=20)
+    assert digest_of((await node.download("m1")).content) == package.digest
+
+
+async def test_a_running_node_serves_what_was_imported(node: OurNode, run: Run, tmp_path: Path):
+    other = make_package(tmp_path / "other.zip", make_documents(2, 50_000, seed="other"))
+    await trio.to_thread.run_sync(run, "import", other.path, "--meeting", "by-hand")
+
+    async def served() -> bool:
+        return (await node.download("by-hand")).headers.get("etag") == f'"{other.digest}"'
+
+    await eventually(served)
+
+
+async def test_an_import_never_passes_for_what_the_master_has(
+    node: OurNode, run: Run, tmp_path: Path, package: Package, storage: Path
+):
+    other = make_package(tmp_path / "other.zip", make_documents(2, 50_000, seed="other"))
+    await trio.to_thread.run_sync(run, "import", other.path, "--meeting", "m1")
+
+    async def corrected() -> bool:
+        (ref,) = (json.loads(path.read_text()) for path in (storage / "meetings").iterdir())
+        return ref["digest"] == package.digest and await node.synced() == ["m1"]
+
+    await eventually(corrected, within=20)
+    assert digest_of((await node.download("m1")).content) == package.digest
+
+
+async def test_a_repair_by_a_command_is_taken_by_the_node(node: OurNode, run: Run, storage: Path, package: Package):
+    flip(path_of(storage, package), 300_000)
+    url = (await node.status())["main_server"]
+    status, _ = await trio.to_thread.run_sync(lambda: run("verify", "--repair", url=url))
+    # The node may have been quicker: both make the same bytes.
+    assert status in {OK, REPAIRED}
+    assert path_of(storage, package).read_bytes() == package.path.read_bytes()
+    assert digest_of((await node.download("m1")).content) == package.digest
