@@ -13,6 +13,7 @@ from store import Chunk, Digest
 from trionode.sync.fetch import BATCH_BYTES, plan_batches
 from trionode.sync.heartbeat import SLOWEST_BEAT_SECONDS, beat_seconds
 from trionode.sync.plan import (
+    FIRST_RETRY_SECONDS,
     LAST_RETRY_SECONDS,
     TRANSITIONS,
     Check,
@@ -119,6 +120,7 @@ def test_whatever_the_master_says_a_plan_names_only_what_is_there(history: list[
 def test_retries_wait_longer_and_never_too_long(failures: int, chance: float):
     assert 0 < retry_seconds(failures, chance) <= LAST_RETRY_SECONDS
     assert retry_seconds(failures, chance) <= retry_seconds(failures + 1, chance)
+    assert retry_seconds(failures, chance, unbuilt=True) <= FIRST_RETRY_SECONDS
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 3 << 20)), max_size=40))

@@ -200,9 +200,7 @@ class Meetings:
         """Return how long to wait before a failed meeting is tried again."""
         if isinstance(meeting.lacks, NeverFits):
             return NEVER_FITS_SECONDS
-        # A master that lists a meeting and has no package of it is just building it, with its start gate waiting.
-        failures = 1 if meeting.unbuilt else meeting.failures
-        return retry_seconds(failures, self._chance.random())
+        return retry_seconds(meeting.failures, self._chance.random(), unbuilt=meeting.unbuilt)
 
     async def _check_once(self, meeting: Meeting, check: Check) -> None:
         """Check, fill if need be, and move the meeting's state."""

@@ -149,8 +149,13 @@ LAST_RETRY_SECONDS = 15.0
 """Longest wait between two tries: a master that comes back is noticed while people still find their seats."""
 
 
-def retry_seconds(failures: int, chance: float) -> float:
-    """Return how long to wait after `failures` (>= 1) tries in a row; `chance` in [0, 1) spreads nodes apart."""
+def retry_seconds(failures: int, chance: float, *, unbuilt: bool = False) -> float:
+    """Return how long to wait after `failures` (>= 1) tries in a row; `chance` in [0, 1) spreads nodes apart.
+
+    `unbuilt`: the master lists a meeting and has no package of it, so it is just building it, with its start gate
+    waiting for this node; that is asked about at the same pace however often.
+    """
+    failures = 1 if unbuilt else failures
     # The exponent is bounded so that a node left alone for a year does not compute 2 ** 10_000_000.
     ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
     return ceiling * (0.5 + 0.5 * chance)
