@@ -66,7 +66,7 @@ def test_make_runs_the_demo_and_the_tests() -> None:
     """The two commands, as make would run them: the rest of a first run is installing."""
     for target, last in {
         "demo": r"\S+/python -m examples\.demo",
-        "test": r"\S+/python -m pytest",
+        "test": r"\S+/python -m pytest .*",
         "demo KEEP=1": r"\S+/python -m examples\.demo --keep",
     }.items():
         done = subprocess.run(
