@@ -90,8 +90,11 @@ async def _current(meetings: Meetings, meeting: Meeting) -> CheckedLease | None:
     if ref is None or not (meeting.state is State.CURRENT or meeting.unreachable):
         raise _why_not(meeting)
     lease = await _lease(meetings, ref.digest)
+    if lease is None and meeting.state is State.FAILED:
+        # Damaged or gone, and the master is away: its task asks again by itself, and not as often as clients come.
+        raise _why_not(meeting)
     if lease is None:
-        # Evicted, or corrupt and removed: the promise is taken back, and kept anew.
+        # Evicted, or damaged and not repaired: the promise is taken back, and kept anew.
         meetings.doubt(meeting)
     return lease
 
