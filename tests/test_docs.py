@@ -12,7 +12,7 @@ import pytest
 
 from master_shim import protocol, registry
 from store import Manifest
-from tests.support.markdown import blocks, read, table
+from tests.support.markdown import blocks, documents, links, read, table
 from tests.support.packages import make_documents, make_package
 from tests.support.processes import ROOT
 from tests.support.reader import Reader
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.support.processes import Spawner
 
 OPERATIONS = ("docs/operations.md", "docs/operations.zh-CN.md")
+PROMISED = {"on-disk-format.md", "store.md"}
+"""Documents that are linked to and still being written."""
 PROTOCOL = ("docs/protocol.md", "docs/protocol.zh-CN.md")
 
 
@@ -119,6 +121,12 @@ def test_both_languages_have_the_same_blocks_and_headings(english: str, chinese:
         [line.count("|") for line in read(path).splitlines() if line.startswith("|")] for path in (english, chinese)
     ]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("path", documents())
+def test_links_lead_somewhere(path: str) -> None:
+    for link in links(path):
+        assert link in PROMISED or (ROOT / path).parent.joinpath(link).exists(), f"{path} links to {link}"
 
 
 def test_the_commands_of_the_operations_work(spawn: Spawner, tmp_path: Path) -> None:
