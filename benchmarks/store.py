@@ -38,6 +38,11 @@ READ_BYTES = 1024 * 1024
 APPEND_BYTES = 1024 * 1024
 """What a stream is handed at a time."""
 
+QUIET_SECONDS = 1.0
+QUIET_PROBE_SECONDS = 0.06
+QUIET_SHARE = 0.9
+"""A work begins when the processors were idle for this share of a probe, at the latest after QUIET_SECONDS."""
+
 CP_SYNC = 'start=$EPOCHREALTIME; cp "$1" "$2"; sync "$2"; end=$EPOCHREALTIME; echo "$start $end"'
 """`cp` and `sync` as anybody would run them, timed inside the shell, so that starting the shell does not count."""
 
@@ -62,15 +67,40 @@ QUICK = Plan(rounds=3, megabytes=256, versions=200, rebuilds=2)
 def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
     """Do every work once a round, in an order that moves on by one; return the seconds of each.
 
-    What a work leaves for the disk to do is done before the next begins: `sync` is called between them.
+    What a work leaves for the disk to do is done before the next begins: `sync` is called between them, and then the
+    machine is waited for, since works that use both cores suffer from neighbours more than `cp` does.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         order = [*works][number % len(works) :] + [*works][: number % len(works)]
         for name in order:
             os.sync()
+            wait_for_quiet()
             seconds[name].append(works[name]())
     return seconds
+
+
+def wait_for_quiet() -> None:
+    """Wait until the machine has little else to do, but no longer than QUIET_SECONDS."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    idle, total = cpu_ticks()
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_PROBE_SECONDS)
+        idle_then, total_then = idle, total
+        idle, total = cpu_ticks()
+        if idle - idle_then >= QUIET_SHARE * (total - total_then) > 0:
+            return
+    noisy.append(time.monotonic())
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """Return how many ticks the machine's processors were idle, and all there were."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=11)[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+noisy: list[float] = []
+"""When a work began although the machine had other work."""
 
 
 def speed_ratio(seconds: Mapping[str, list[float]], subject: str, peer: str) -> float:
@@ -351,6 +381,9 @@ def main() -> int:
                 figures = found[section]()
                 show_figures(section, figures)
                 rows += [figure.row for figure in figures]
+                if noisy:
+                    print(f"The machine had other work to do when {len(noisy)} of these were measured.\n")
+                    noisy.clear()
         except BenchmarkError as error:
             print(error, file=sys.stderr)
             return 1

@@ -9,18 +9,25 @@ from __future__ import annotations
 import threading
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
+
+from .behind import Behind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from .behind import WholeHash
     from .digest import Digest
     from .filesystem import FileSystem, Room
     from .interface import ChunkLocation, Lease
     from .manifest import Manifest
 
 ENDED = "the fill has ended"
+
+WRITE_OUT_BYTES = 8 * 1024 * 1024
+"""How often the system is asked to begin writing out: the last of this is what a commit has to wait for."""
 
 
 class Host(Protocol):
@@ -47,7 +54,9 @@ class Host(Protocol):
         """Keep an abandoned fill's reservation until it is resumed or its space is needed."""
         ...
 
-    def publish(self, fd: int, source: Path, size: int, manifest: Manifest | None, reserved: int) -> Manifest:
+    def publish(
+        self, fd: int, source: Path, size: int, manifest: Manifest | None, whole: WholeHash, reserved: int
+    ) -> Manifest:
         """Verify a file and make it a package. Raises `PackageCorrupt`, or `PackageRejected` without a manifest."""
         ...
 
@@ -69,6 +78,8 @@ class Acquisition:
         self._fd = fd
         self._path = path
         self._reserved = reserved
+        self._behind = Behind(partial(self._fs.read_into, fd))
+        self._unsent = 0  # bytes written since the system was last asked to begin writing them out
         self._calls = 0
         self._idle = threading.Condition()
         self._accepting = True  # takes bytes: neither committed nor ended
@@ -109,8 +120,16 @@ class Acquisition:
         with self._idle:
             self._accepting = True
 
+    def _wrote(self, count: int) -> None:
+        """Let the disk begin with what was written: less is left to wait for when the whole is synced."""
+        self._unsent += count  # a count lost between two threads makes a hint late, and nothing else
+        if self._unsent >= WRITE_OUT_BYTES:
+            self._unsent = 0
+            self._fs.begin_writing_out(self._fd)
+
     def _shut(self) -> None:
         self._closed = True
+        self._behind.close()
         self._close_fd()
 
     def _drop(self) -> None:

@@ -26,7 +26,7 @@ from .filling import DiskFill, DiskStreamFill
 from .layout import Layout
 from .leases import DiskLease, Entry, Shelf
 from .mending import Mender
-from .reading import hash_bytes, split_bytes
+from .reading import split_bytes
 from .recovery import load_entry, recover, remake_manifest
 from .refs import encode
 from .zips import check_package
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from types import TracebackType
 
+    from .behind import WholeHash
     from .digest import Digest
     from .filesystem import Room
     from .interface import ChunkLocation, Ref, Scanned, Store, Usage, Version
@@ -278,7 +279,9 @@ class DiskStore:
         """Keep an abandoned fill's reservation."""
         self._accounts.park(manifest.digest, manifest.size)
 
-    def publish(self, fd: int, source: Path, size: int, manifest: Manifest | None, reserved: int) -> Manifest:
+    def publish(
+        self, fd: int, source: Path, size: int, manifest: Manifest | None, whole: WholeHash, reserved: int
+    ) -> Manifest:
         """Make a file a package: the one gate. Nothing else gives a file a name in `packages/`.
 
         In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut),
@@ -286,7 +289,7 @@ class DiskStore:
         their folder is synced; only then is the version held. When this raises, `source` has its name again.
         """
         before = self._fs.look_at(fd)
-        made = self._verified(fd, size, manifest)
+        made = self._verified(fd, size, manifest, whole)
         with self._names:
             if self._is_stored(made.digest):
                 self._fs.unlink(source)
@@ -313,13 +316,13 @@ class DiskStore:
             self._fs.unlink(place)
             raise
 
-    def _verified(self, fd: int, size: int, manifest: Manifest | None) -> Manifest:
+    def _verified(self, fd: int, size: int, manifest: Manifest | None, whole: WholeHash) -> Manifest:
         reader = partial(self._fs.read_into, fd)
         if manifest is None:
             check_package(reader, size)
-            return split_bytes(reader, size)
+            return split_bytes(reader, size, partial(whole.digest, size))
         try:
-            right = self._fs.look_at(fd).size == size and hash_bytes(reader, size) == manifest.digest
+            right = self._fs.look_at(fd).size == size and whole.digest(size) == manifest.digest
         except PackageChanged:
             right = False
         if not right:

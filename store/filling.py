@@ -11,26 +11,30 @@ import logging
 import threading
 import weakref
 from bisect import bisect_left
+from collections import deque
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
 from .acquisition import ENDED, Acquisition, Host
+from .behind import STEP_BYTES
 from .digest import Digest
 from .errors import ChunkMismatch, NoSpace, PackageCorrupt, PackageRejected
 from .filesystem import full_disk
 from .manifest import Chunk, Literal
 from .runs import Runs
-from .windows import WINDOW_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     from .manifest import Manifest
 
 GROW_BYTES = 8 * 1024 * 1024
 """A stream reserves this much at a time, rather than look at the disk for each read from the network."""
+
+CHECKS_AHEAD = 4
+"""Batches of copied chunks that may wait to be hashed: the map, which others follow, is not to lag far behind."""
 
 logger = logging.getLogger("store")
 
@@ -81,7 +85,8 @@ class DiskFill(Acquisition):
                 if not self._have[twin]:
                     with full_disk(chunk.size, self._host.room):
                         self._fs.write_at(self._fd, view, self._offsets[twin])
-                    self._mark(twin)
+                    self._wrote(chunk.size)
+                    self._mark([twin])
 
     def commit(self) -> None:
         """Verify the whole and publish it; the descriptor stays until `close`. Errors as `interface.Fill`."""
@@ -91,7 +96,9 @@ class DiskFill(Acquisition):
             missing = self.missing()
             if missing:
                 raise PackageCorrupt(self._manifest.digest, tuple(missing))
-            self._host.publish(self._fd, self._path, self._manifest.size, self._manifest, self._reserved)
+            self._host.publish(
+                self._fd, self._path, self._manifest.size, self._manifest, self._behind.whole, self._reserved
+            )
         except PackageCorrupt:
             self._drop()
             raise
@@ -125,24 +132,44 @@ class DiskFill(Acquisition):
                 self._fs.write_at(self._fd, piece.data, piece.offset)
                 self._runs.add(piece.offset, piece.offset + piece.size)
         if resumed:
-            for index, chunk in enumerate(self._manifest.chunks):
-                if self._arrived(chunk):
-                    self._mark(index)
-        for index, chunk in enumerate(self._manifest.chunks):
-            if not self._have[index] and (self._copy_twin(index) or self._copy_found(chunk)):
-                self._mark(index)
+            self._mark_those_there(range(len(self._have)))
+        self._mark_those_there(index for index, have in enumerate(self._have) if not have and self._copy(index))
 
-    def _copy_twin(self, index: int) -> bool:
-        """Copy a chunk from elsewhere in this very package."""
+    def _mark_those_there(self, written: Iterable[int]) -> None:
+        """Hash chunks that were written, in a thread behind this one, and count those that are there.
+
+        What was copied is not believed: the other file may have gone bad. `written` may write each as it is asked for.
+        """
+        waiting: deque[tuple[list[int], Future[list[bool]]]] = deque()
+        for batch in self._batches(written):
+            if len(waiting) == CHECKS_AHEAD:
+                self._mark_right(*waiting.popleft())
+            waiting.append((batch, self._behind.check([self._manifest.chunks[index] for index in batch])))
+        while waiting:
+            self._mark_right(*waiting.popleft())
+
+    def _batches(self, written: Iterable[int]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        size = 0
+        for index in written:
+            batch.append(index)
+            size += self._manifest.chunks[index].size
+            if size >= STEP_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _mark_right(self, batch: list[int], right: Future[list[bool]]) -> None:
+        self._mark([index for index, there in zip(batch, right.result(), strict=True) if there])
+
+    def _copy(self, index: int) -> bool:
+        """Put a chunk's bytes in place from this package or another; tell whether they were to be had."""
         chunk = self._manifest.chunks[index]
         for twin in self._twins[chunk.digest]:
             if self._have[twin]:
                 self._fs.copy_range(self._fd, self._offsets[twin], self._fd, chunk.offset, chunk.size)
-                return self._arrived(chunk)
-        return False
-
-    def _copy_found(self, chunk: Chunk) -> bool:
-        """Copy a chunk from another package. What arrived is hashed: the other file may have gone bad."""
+                return True
         place = self._host.find(chunk.digest)
         if place is None or place.size != chunk.size:
             return False
@@ -159,20 +186,8 @@ class DiskFill(Acquisition):
                 # The other package has gone bad: its own affair, and the scrub's. Here the chunk is missing.
                 logger.warning("chunk %s cannot be read from %s: %s", chunk.digest, place.package, error)
                 return False
-        return self._arrived(chunk)
-
-    def _arrived(self, chunk: Chunk) -> bool:
-        """Tell whether a chunk's bytes are in the file."""
-        data = memoryview(bytearray(min(chunk.size, WINDOW_BYTES)))
-        hasher = blake3()
-        done = 0
-        while done < chunk.size:
-            got = self._fs.read_into(self._fd, data[: chunk.size - done], chunk.offset + done)
-            if got <= 0:
-                return False
-            hasher.update(data[:got])
-            done += got
-        return hasher.hexdigest() == chunk.digest
+        self._wrote(chunk.size)
+        return True
 
     def _find_chunk(self, chunk: Chunk) -> int:
         index = bisect_left(self._offsets, chunk.offset)
@@ -180,12 +195,15 @@ class DiskFill(Acquisition):
             raise ValueError(f"{chunk} is no chunk of {self._manifest.digest}")
         return index
 
-    def _mark(self, index: int) -> None:
-        """Count a chunk as there. The map comes last: another process may believe it only when it is true."""
-        chunk = self._manifest.chunks[index]
-        self._have[index] = 1
-        self._runs.add(chunk.offset, chunk.offset + chunk.size)
-        self._fs.write_at(self._map_fd, b"1", self._map_start + index)
+    def _mark(self, indexes: list[int]) -> None:
+        """Count chunks as there. The map comes last: another process may believe it only when it is true."""
+        for index in indexes:
+            chunk = self._manifest.chunks[index]
+            self._have[index] = 1
+            self._runs.add(chunk.offset, chunk.offset + chunk.size)
+        for start, count in _spans(indexes):
+            self._fs.write_at(self._map_fd, b"1" * count, self._map_start + start)
+        self._behind.reached(self._runs.covered(0))
 
     def _begin_map(self) -> None:
         """Write the map: a line with the digest of the manifest's JSON, then "0" or "1" for each of its chunks.
@@ -242,6 +260,8 @@ class DiskStreamFill(Acquisition):
             with full_disk(view.nbytes, self._host.room):
                 self._fs.write_at(self._fd, view, self._size)
             self._size += view.nbytes
+            self._wrote(view.nbytes)
+            self._behind.reached(self._size)
 
     def commit(self) -> Manifest:
         """Check, cut and publish; the descriptor stays until `close`. Errors as `interface.StreamFill`."""
@@ -249,7 +269,7 @@ class DiskStreamFill(Acquisition):
             raise ValueError(ENDED)
         try:
             self._fs.truncate(self._fd, self._size)  # what a failed append may have left
-            return self._host.publish(self._fd, self._path, self._size, None, self._reserved)
+            return self._host.publish(self._fd, self._path, self._size, None, self._behind.whole, self._reserved)
         except PackageRejected:
             self._drop()
             raise
@@ -274,3 +294,10 @@ class DiskStreamFill(Acquisition):
             else:
                 self._reserved += step
                 return
+
+
+def _spans(indexes: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield first and count of each run of rising indexes that follow each other."""
+    for _, run in groupby(enumerate(indexes), key=lambda pair: pair[1] - pair[0]):
+        found = [index for _, index in run]
+        yield found[0], len(found)
