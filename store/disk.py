@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .behind import WholeHash
     from .digest import Digest
-    from .filesystem import Room
+    from .filesystem import Room, Seen
     from .interface import ChunkLocation, Ref, Scanned, Store, Usage, Version
     from .manifest import Chunk, Literal, Manifest
 
@@ -295,21 +295,21 @@ class DiskStore:
                 self._fs.unlink(source)
             else:
                 with full_disk(size, self.room):
-                    self._name(fd, source, made)
+                    now = self._name(fd, source, made)
                 # Renaming changes the ctime; the bytes that were hashed are the file's if nothing else has changed.
-                now = self._fs.look_at(fd)
                 same = (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
                 self._admit(Entry(made.digest, size, time.time(), now if same else None), made)
             self.release(reserved)
         return made
 
-    def _name(self, fd: int, source: Path, manifest: Manifest) -> None:
-        """Put a verified package and its manifest in place; on an error, neither."""
+    def _name(self, fd: int, source: Path, manifest: Manifest) -> Seen:
+        """Put a verified package and its manifest in place; on an error, neither. Return the state of the file."""
         target, place = self._layout.package(manifest.digest), self._layout.manifest(manifest.digest)
         try:
             publish(self._fs, fd, source, target)
             write_whole(self._fs, manifest.to_json(), self._layout.temporary(), place)
             self._fs.sync_folder(target.parent)
+            return self._fs.look_at(fd)
         except BaseException:
             if not self._fs.exists(source):
                 self._fs.rename(target, source)

@@ -276,9 +276,9 @@ def write_whole(fs: FileSystem, data: bytes, temporary: Path, target: Path) -> N
     The temporary name holds a lock until it is renamed.
     """
     fd = None
-    while fd is None:  # nobody else has this name: only a sweep can hold the lock, for a moment
-        fd = create_locked(fs, temporary)
     try:
+        while fd is None:  # nobody else has this name: only a sweep can hold the lock, for a moment
+            fd = create_locked(fs, temporary)
         fs.truncate(fd, 0)
         fs.write_at(fd, data, 0)
         publish(fs, fd, temporary, target)
@@ -286,7 +286,8 @@ def write_whole(fs: FileSystem, data: bytes, temporary: Path, target: Path) -> N
         fs.unlink(temporary)
         raise
     finally:
-        fs.close(fd)
+        if fd is not None:
+            fs.close(fd)
 
 
 @contextmanager

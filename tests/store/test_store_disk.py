@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,8 @@ from store import (
 )
 from store.filesystem import FileSystem, Room
 from store.leases import IDLE_DESCRIPTORS
+from store.testing import CALLS, FaultyFileSystem, Stopped
 from tests.store.contract import ABSENT, HOSTILE_IDS, flip, heal, read_all
-from tests.store.faults import CALLS, FailingFileSystem
 from tests.store.samples import documents, fill_whole, make_zip, manifest_of, package, stream_whole
 
 
@@ -420,7 +422,7 @@ def test_bad_bytes_of_another_package_are_not_taken(store, folder):
 
 
 def test_an_unreadable_package_is_not_taken_from(folder):
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     members = documents(3, 20_000)
     with DiskStore.open(folder, fs=fs) as store:
         fill_whole(store, make_zip(members, minute=1))
@@ -468,7 +470,7 @@ def test_a_manifest_that_calls_right_bytes_bad_is_made_again(store, folder, how)
 @pytest.mark.parametrize("call", ["open_to_write", "write_at", "sync"])
 def test_a_repair_that_fails_can_be_made_again(folder, call):
     data = package()
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         manifest = fill_whole(store, data)
         chunk = manifest.chunks[2]
@@ -563,7 +565,7 @@ def test_leases_from_many_threads_while_the_version_comes_and_goes(store):
 # -- full disks and failing ones
 
 
-class SmallDisk(FailingFileSystem):
+class SmallDisk(FaultyFileSystem):
     def __init__(self, free: int, total: int) -> None:
         super().__init__()
         self.left = Room(free, total)
@@ -597,7 +599,7 @@ def test_free_bytes_are_kept_free(folder):
 @pytest.mark.parametrize("call", ["reserve", "write_at"])
 def test_a_full_disk_when_a_fill_begins(folder, call, code):
     data = package()
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         before = descriptors()
         fs.fail(call, code=code)
@@ -612,7 +614,7 @@ def test_a_full_disk_when_a_fill_begins(folder, call, code):
 
 def test_a_full_disk_in_a_stream_leaves_what_was_appended(folder):
     data = package()
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         fill = store.begin_stream("m")
         fill.append(data[:50_000])
@@ -640,7 +642,7 @@ PUBLISHING = [
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_commit_that_fails_leaves_the_fill_as_it_was(folder, call, number, code):
     data = package()
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         fill, _, rest = half_filled(store, data)
         for chunk in rest:
@@ -665,7 +667,7 @@ def test_a_commit_that_fails_leaves_the_fill_as_it_was(folder, call, number, cod
 
 @pytest.mark.parametrize(("call", "number"), [("sync", 1), ("rename", 1), ("write_at", 1)])
 def test_a_ref_that_cannot_be_written_is_not_switched(folder, call, number):
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         one, two = fill_whole(store, package(1)).digest, fill_whole(store, package(2)).digest
         store.set_ref(Ref("m", one))
@@ -683,7 +685,7 @@ def test_a_ref_that_cannot_be_written_is_not_switched(folder, call, number):
 def test_no_failing_call_loses_a_package_or_a_descriptor(folder, call):
     """Every call of each kind fails in turn while a package is filled; another one is there before and after."""
     here, data = package(1), package(2)
-    fs = FailingFileSystem()
+    fs = FaultyFileSystem()
     with DiskStore.open(folder, fs=fs) as store:
         kept = fill_whole(store, here).digest
         store.set_ref(Ref("kept", kept))
@@ -708,6 +710,79 @@ def test_no_failing_call_loses_a_package_or_a_descriptor(folder, call):
         again.verify(kept)
         assert [ref.digest for ref in again.refs()] == [kept]
         assert [v.digest for v in again.versions()] == [kept]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["write_at", "copy_range"])
+def test_a_disk_that_fills_up_under_a_fill_can_be_helped(folder, call, code):
+    """Half a write, then no room: nothing wrong is counted as there, and the fill goes on once room was made."""
+    members = documents(3, 20_000)
+    old, new = make_zip(members, minute=1), make_zip({**members, "new.pdf": b"n" * 5000}, minute=2)
+    fs = FaultyFileSystem()
+    with DiskStore.open(folder, fs=fs) as store:
+        fill_whole(store, old)
+        manifest = manifest_of(new)
+        if call == "copy_range":
+            fs.fail(call, 2, code, short=True)
+            with pytest.raises(NoSpace):
+                store.begin_fill(manifest)
+            assert store.usage().filling == 0
+            fs.mend()
+        fill = store.begin_fill(manifest)
+        (chunk,) = fill.missing()
+        if call == "write_at":
+            fs.fail(call, 1, code, short=True)
+            with pytest.raises(NoSpace):
+                fill.write(chunk, new[chunk.offset : chunk.offset + chunk.size])
+            assert fill.covered(chunk.offset) == 0
+            assert list(fill.missing()) == [chunk]
+            fs.mend()
+        store.remove(manifest_of(old).digest)
+        fill.write(chunk, new[chunk.offset : chunk.offset + chunk.size])
+        fill.commit()
+        fill.close()
+        store.verify(manifest.digest)
+
+
+def test_a_short_write_of_the_kernel_is_gone_on_with(folder, monkeypatch):
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[: max(1, len(data) // 3)], offset))
+    with DiskStore.open(folder) as store:
+        store.verify(fill_whole(store, package(count=2, size=5000)).digest)
+        store.verify(stream_whole(store, "m", package(3, count=2, size=5000)).digest)
+
+
+def test_stopping_before_any_change_loses_nothing_that_was_there(folder):
+    """As if the process were killed before each of its changes in turn; what it leaves is opened by another."""
+    here, data = package(1), package(2)
+    with DiskStore.open(folder) as store:
+        kept = fill_whole(store, here).digest
+        store.set_ref(Ref("kept", kept))
+    for number in itertools.count(1):
+        fs = FaultyFileSystem()
+        store = DiskStore.open(folder, fs=fs)
+        fs.stop(number)
+        try:
+            digest = fill_whole(store, data).digest
+            store.set_ref(Ref("new", digest))
+            store.remove(digest)
+        except Stopped:
+            done = False
+        else:
+            done = True
+        store.close()
+        with DiskStore.open(folder) as again:
+            assert again.ref("kept") == Ref("kept", kept)
+            for version in again.versions():
+                again.verify(version.digest)
+            assert all(again.holds(ref.digest) for ref in again.refs())
+            again.remove(manifest_of(data).digest)
+            with suppress(VersionPresent):
+                again.begin_fill(manifest_of(data)).discard()
+            assert names(folder, "incoming") == []
+        if done:
+            break
+    assert number > 20
 
 
 def test_where_the_kernel_cannot_copy_or_reserve_bytes_go_through_us(folder, monkeypatch):
