@@ -21,7 +21,7 @@ from .errors import PackageChanged
 from .windows import WINDOW_BYTES, ReadInto
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from .manifest import Chunk
@@ -44,8 +44,9 @@ class WholeHash:
     def advance(self, end: int) -> None:
         """Hash up to `end`, unless that was done. Raises `OSError` or `PackageChanged`, and can then go on."""
         with self._lock:
-            if not self._buffer:
-                self._buffer = memoryview(bytearray(min(WINDOW_BYTES, max(1, end))))
+            wanted = min(WINDOW_BYTES, end - self._at)
+            if len(self._buffer) < wanted:
+                self._buffer = memoryview(bytearray(wanted))
             while self._at < end and not self._stopped:
                 got = self._read_into(self._buffer[: end - self._at], self._at)
                 if got <= 0:
@@ -101,6 +102,12 @@ class Behind:
             hasher.update(buffer[:got])
             done += got
         return hasher.hexdigest() == chunk.digest
+
+    def call(self, do: Callable[[], None]) -> None:
+        """Let the thread do something that cannot fail and that the writer need not wait for."""
+        with self._lock:
+            if not self._closed:
+                self._start().submit(do)
 
     def close(self) -> None:
         """Wait until nothing reads the file any more. Closing twice is no error."""
