@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -18,7 +19,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 
 from master_shim import DirectoryPackages, MasterShim
-from store import Digest, Manifest, MemoryStore, split_file
+from store import Digest, DiskStore, Manifest, MemoryStore, split_file
 from tests.store.samples import fill_whole, make_zip
 from tests.store.samples import package as make_bytes
 from tests.support.nodes import BIN, digest_of
@@ -158,8 +159,21 @@ async def test_a_version_that_is_bad_again_each_time_is_given_up(tmp_path: Path)
             return object.__getattribute__(self, name) if name == "repair" else getattr(store, name)
 
     damage(store, manifest.digest, offset)
-    with pytest.raises(CannotRepair, match="bad again"):
+    with pytest.raises(CannotRepair, match="not right after"):
         await Healer(Forgetful(), origin).repair(manifest.digest)  # type: ignore[arg-type]
+
+
+async def test_a_file_the_disk_does_not_give_back_goes(tmp_path: Path):
+    class Unreadable(MemoryStore):
+        def verify(self, digest: Digest) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    store = Unreadable()
+    digest = fill_whole(store, make_bytes()).digest
+    store._packages[digest].bad = set()
+    scrubber, lost = scrubber_of(store, Origin(), tmp_path)
+    assert not await scrubber._healer.ensure(digest)
+    assert (lost, store.versions()) == ([digest], [])
 
 
 async def test_the_oldest_check_comes_first_over_restarts(tmp_path: Path):
@@ -403,6 +417,29 @@ async def test_with_no_master_to_ask_the_answer_is_cut_off_and_the_promise_taken
         status = await node.status()
         assert status["health"]["repaired_chunks"] == 1
         assert status["bytes_fetched"] < big.size + (8 << 20)
+
+
+async def test_a_node_reads_again_what_nobody_asks_for(folder: Path, tmp_path: Path, start_node: StartNode):
+    storage = tmp_path / "storage"
+    DiskStore.open(storage).close()
+    for name in ("good", "bad"):
+        path = make_package(tmp_path / f"{name}.zip", make_documents(2, 500_000, seed=name)).path
+        command = [BIN / "trionode", "import", path, "--meeting", name, "--pin", "--storage-path", storage, "--json"]
+        found = await trio.run_process(command, capture_stdout=True)
+        digest = json.loads(found.stdout)["version"]
+    flip(storage / "packages" / f"{digest}.zip", 300_000)
+    async with running_master(folder) as master:
+        node = start_node(master.url, storage=storage)
+        await node.until_up()
+
+        async def scrubbed() -> bool:
+            health = (await node.status())["health"]
+            return health["unrepairable"] == 1 and health["scrubbed_bytes"] >= 1_000_000
+
+        await eventually(scrubbed, within=20)
+        assert (await node.download("bad")).status_code == 404
+        assert (await node.download("good")).status_code == 200
+        assert (await verify(node))[0] == 0
 
 
 async def test_what_a_deployed_master_sent_is_fetched_anew(

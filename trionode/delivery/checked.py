@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from store import Digest, Lease
 
+ATTEMPTS = 4
+"""A file that is changed again right after it was repaired is looked at again, so many times."""
+
 
 class CheckedLease:
     """A lease, and `ensure`, which makes its version whole and tells whether it is. A context manager that closes.
@@ -40,11 +43,13 @@ class CheckedLease:
 
         Raises `FillFailed` when they cannot be made so: the answer is then cut off.
         """
-        if self._lease.trusted:
-            return
-        if not await self._ensure(self.digest) or not self._lease.trusted:
-            # Not trusted after all: it was evicted while it was sent, and its file was changed.
-            raise FillFailed("its stored bytes were damaged and could not be repaired")
+        for _ in range(ATTEMPTS):
+            if self._lease.trusted:
+                return
+            if not await self._ensure(self.digest):
+                break
+        # Whole, and this lease is not: its version was evicted while it was sent, and its file was changed.
+        raise FillFailed("its stored bytes were damaged and could not be repaired")
 
     def close(self) -> None:
         """Give the lease back."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .sources import Master
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """How often a version is looked over and repaired before it is given up: one that is bad again each time is being
 written to, or lies on a disk that keeps nothing."""
 
@@ -129,8 +129,8 @@ class Healer:
         for _ in range(ATTEMPTS):
             try:
                 bad = await trio.to_thread.run_sync(find_bad, self._store, digest, limiter=self._hashing)
-            except PackageCorrupt as error:  # its pieces are right and the whole is not, or it changes all the time
-                raise CannotRepair(str(error)) from error
+            except PackageCorrupt:  # it was written to meanwhile; or its manifest is wrong, and will be each time
+                continue
             for piece in bad:
                 data = piece.data if isinstance(piece, Literal) else await self._bytes_of(digest, piece)
                 await trio.to_thread.run_sync(self._store.repair, digest, piece, data)
@@ -140,7 +140,7 @@ class Healer:
                 _log.warning("a bad piece was repaired", version=digest, offset=piece.offset, size=piece.size)
             if self._is_trusted(digest):
                 return repaired
-        raise CannotRepair(f"it was bad again after {ATTEMPTS} repairs")
+        raise CannotRepair(f"it was not right after {ATTEMPTS} attempts")
 
     async def _bytes_of(self, digest: Digest, chunk: Chunk) -> bytes:
         """Return a chunk's bytes from another version that has it, else from the origin."""
