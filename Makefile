@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 3
 BIN := $(VENV)/bin
 
-.PHONY: demo test venv check lint types layers requirements clean
+.PHONY: demo test soak venv check lint types layers requirements clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
@@ -15,6 +15,11 @@ venv: $(VENV)/.run
 
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Long runs of what the suite does shortly: every state after a power cut, and many more lives of the store.
+soak: $(VENV)/.dev
+	CRASH_STATES=all HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+		tests/store/test_store_crash.py tests/store/test_store_model.py tests/store/test_store_processes.py $(ARGS)
 
 check: lint types layers
 

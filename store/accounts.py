@@ -32,14 +32,14 @@ class Accounts:
         """Return what the file system has left."""
         return self._fs.room(self._layout.root)
 
-    def reserve(self, size: int, held: int, has: int = 0) -> None:
-        """Count bytes as being filled, giving up parked fills for them, the oldest first.
+    def reserve(self, size: int, held: int, has: int = 0, *, ahead: bool = False) -> None:
+        """Count bytes as being filled, giving up parked fills for them, the oldest first; not for those asked `ahead`.
 
         `held` is what the same acquisition reserved before, `has` what its file already takes up uncounted.
         Raises `NoSpace`, `NeverFits`.
         """
         with self._lock:
-            oldest = list(self._parked)
+            oldest = [] if ahead else list(self._parked)
         while True:
             room = self.room()
             with self._lock:
@@ -52,10 +52,12 @@ class Accounts:
                         raise
                 else:
                     return
-            self._give_up(oldest.pop(0))
+            self.give_up(oldest.pop(0))
 
-    def _give_up(self, digest: Digest) -> None:
-        """Remove a parked fill, unless somebody is just resuming it."""
+    def give_up(self, digest: Digest) -> None:
+        """Remove a parked fill, unless somebody is just resuming it. One that is not parked is no error."""
+        if digest not in self._parked:
+            return
         if remove_unlocked(self._fs, self._layout.part(digest)):
             self._fs.unlink(self._layout.map(digest))
             self.unpark(digest)

@@ -42,16 +42,19 @@ class Host(Protocol):
         """Return what the file system has left."""
         ...
 
-    def reserve(self, size: int, held: int) -> None:
-        """Count bytes as being filled. Raises `NoSpace`, `NeverFits`."""
+    def reserve(self, size: int, held: int, *, ahead: bool = False) -> None:
+        """Count bytes as being filled; `ahead`: nothing is to be given up for them. Raises `NoSpace`, `NeverFits`."""
         ...
 
     def release(self, size: int) -> None:
         """Take a reservation back."""
         ...
 
-    def park(self, manifest: Manifest) -> None:
-        """Keep an abandoned fill's reservation until it is resumed or its space is needed."""
+    def park(self, manifest: Manifest) -> bool:
+        """Keep an abandoned fill's reservation until it is resumed or its space is needed.
+
+        False: it is of no use, since the version was committed meanwhile.
+        """
         ...
 
     def publish(
@@ -125,7 +128,7 @@ class Acquisition:
         self._unsent += count  # a count lost between two threads makes a hint late, and nothing else
         if self._unsent >= WRITE_OUT_BYTES:
             self._unsent = 0
-            self._fs.begin_writing_out(self._fd)
+            self._behind.call(partial(self._fs.begin_writing_out, self._fd))
 
     def _shut(self) -> None:
         self._closed = True

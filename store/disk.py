@@ -267,17 +267,20 @@ class DiskStore:
         """Return what the file system has left."""
         return self._accounts.room()
 
-    def reserve(self, size: int, held: int) -> None:
+    def reserve(self, size: int, held: int, *, ahead: bool = False) -> None:
         """Count bytes as being filled."""
-        self._accounts.reserve(size, held)
+        self._accounts.reserve(size, held, ahead=ahead)
 
     def release(self, size: int) -> None:
         """Take a reservation back."""
         self._accounts.release(size)
 
-    def park(self, manifest: Manifest) -> None:
-        """Keep an abandoned fill's reservation."""
+    def park(self, manifest: Manifest) -> bool:
+        """Keep an abandoned fill's reservation, unless its version came another way."""
+        if manifest.digest in self._shelf:
+            return False
         self._accounts.park(manifest.digest, manifest.size)
+        return True
 
     def publish(
         self, fd: int, source: Path, size: int, manifest: Manifest | None, whole: WholeHash, reserved: int
@@ -300,6 +303,10 @@ class DiskStore:
                 same = (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
                 self._admit(Entry(made.digest, size, time.time(), now if same else None), made)
             self.release(reserved)
+        try:
+            self._accounts.give_up(made.digest)  # of a fill that was abandoned before it came another way
+        except OSError as error:  # the package is committed all the same; the next open removes it
+            logger.warning("the abandoned fill of %s could not be removed: %s", made.digest, error)
         return made
 
     def _name(self, fd: int, source: Path, manifest: Manifest) -> Seen:

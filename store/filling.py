@@ -113,11 +113,8 @@ class DiskFill(Acquisition):
     def close(self) -> None:
         """Keep what is verified for a later fill; after a commit, close the descriptor."""
         try:
-            if self._stop_accepting():
-                if any(self._have):
-                    self._host.park(self._manifest)
-                else:
-                    self._drop()
+            if self._stop_accepting() and not (any(self._have) and self._host.park(self._manifest)):
+                self._drop()
         finally:
             self._shut()
 
@@ -287,7 +284,7 @@ class DiskStreamFill(Acquisition):
         short = size - self._reserved
         for step in (max(short, GROW_BYTES), short):
             try:
-                self._host.reserve(step, self._reserved)
+                self._host.reserve(step, self._reserved, ahead=step > short)
             except NoSpace:
                 if step == short:
                     raise

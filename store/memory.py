@@ -208,7 +208,7 @@ class MemoryFill(_Acquisition):
     def close(self) -> None:
         """Keep what is verified for a later fill; after a commit, close the descriptor."""
         with self._store.lock:
-            if self._accepting and self._have:
+            if self._accepting and self._have and not self._store.holds(self._manifest.digest):
                 self._store.park(self._manifest, self._fd, self._have)
             self._stop()
             self._shut()
@@ -263,7 +263,7 @@ class MemoryStore:
         self.draining = 0
         self.busy: set[str] = set()  # digests and stream names that are being acquired
         self._packages: dict[Digest, _Package] = {}
-        self._parked: dict[Digest, dict[Digest, bytes]] = {}
+        self._parked: dict[Digest, tuple[int, dict[Digest, bytes]]] = {}
         self._refs: dict[str, Ref] = {}
 
     # -- what fills ask of their store --------------------------------------------------------------------------
@@ -282,18 +282,19 @@ class MemoryStore:
 
     def keep(self, manifest: Manifest, fd: int) -> None:
         """Make the bytes behind a descriptor a package, unless it is here already."""
+        self._unpark(manifest.digest)
         if manifest.digest not in self._packages:
             self._packages[manifest.digest] = _Package(manifest, os.dup(fd), time.time(), checked_at=time.time())
             self.ledger.store(manifest.size)
 
     def park(self, manifest: Manifest, fd: int, have: set[Chunk]) -> None:
         """Keep the verified chunks of an abandoned fill, and their space."""
-        self._parked[manifest.digest] = {c.digest: os.pread(fd, c.size, c.offset) for c in have}
-        self.ledger.filling += sum(map(len, self._parked[manifest.digest].values()))
+        self._parked[manifest.digest] = (manifest.size, {c.digest: os.pread(fd, c.size, c.offset) for c in have})
+        self.ledger.filling += manifest.size
 
     def _unpark(self, digest: Digest) -> dict[Digest, bytes]:
-        parked = self._parked.pop(digest, {})
-        self.ledger.release(sum(map(len, parked.values())))
+        size, parked = self._parked.pop(digest, (0, {}))
+        self.ledger.release(size)
         return parked
 
     # -- the contract -------------------------------------------------------------------------------------------
@@ -385,8 +386,15 @@ class MemoryStore:
                 raise VersionPresent(digest)
             if digest in self.busy:
                 raise FillBusy(digest)
+            before = self._parked.get(digest)
             parked = self._unpark(digest)
-            self.reserve(manifest.size, 0)
+            try:
+                self.reserve(manifest.size, 0)
+            except NoSpace:
+                if before is not None:
+                    self._parked[digest] = before
+                    self.ledger.filling += before[0]
+                raise
             fill = MemoryFill(self, os.memfd_create(digest), manifest)
             self.busy.add(digest)
             for piece in manifest.pieces:

@@ -646,6 +646,31 @@ class StoreContract:
         with pytest.raises(NoSpace):
             store.begin_stream("m").append(b"x" * 11)
 
+    def test_an_abandoned_fill_does_not_give_way_for_nothing(self, make_store):
+        one, two = package(1), package(2, count=2, size=300)
+        store = make_store(max_bytes=len(one) + len(two) + 10)
+        fill = store.begin_fill(manifest_of(one))
+        first, *rest = fill.missing()
+        fill.write(first, one[first.offset : first.offset + first.size])
+        fill.close()
+        stream_whole(store, "m", two, step=100)
+        fill = store.begin_fill(manifest_of(one))
+        assert list(fill.missing()) == rest
+        fill.discard()
+
+    @pytest.mark.parametrize("when", ["abandoned before", "abandoned after"])
+    def test_an_abandoned_fill_of_what_came_another_way_is_given_up(self, store, when):
+        data = package()
+        fill = store.begin_fill(manifest_of(data))
+        chunk = fill.missing()[0]
+        fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+        if when == "abandoned before":
+            fill.close()
+        stream_whole(store, "m", data)
+        fill.close()
+        usage = store.usage()
+        assert (usage.stored, usage.filling) == (len(data), 0)
+
     def test_an_abandoned_fill_gives_way(self, make_store):
         one, two = package(1), package(2)
         store = make_store(max_bytes=max(len(one), len(two)) + 100)
