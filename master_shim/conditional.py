@@ -5,69 +5,93 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_RANGE = re.compile(r"[ \t]*bytes[ \t]*=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.ASCII | re.IGNORECASE)
+from .byteranges import boundary_of, content_range, multipart, parse_ranges
+from .dates import parse_date
+
 _TAG = re.compile(r'(W/)?("[^"]*")')
 _CODING = re.compile(
     r"[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*(?:;[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*)?",
     re.ASCII | re.IGNORECASE,
 )
-_MAX_DIGITS = 19
-"""Any number of more significant digits lies beyond the largest file (2**63 bytes)."""
+
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The answer: its status, and the bytes `[start, start + count)` that form its body (count 0: none)."""
+    """The answer: its status, and the ranges of the file that are its body: all of it for 200, none for 304 and others.
+
+    A 206 with several ranges is multipart/byteranges.
+    """
 
     status: int
-    start: int
-    count: int
+    ranges: tuple[range, ...] = ()
 
 
-def plan_answer(
-    size: int,
-    etag: str,
-    *,
-    range_header: str | None = None,
-    if_range: str | None = None,
-    if_none_match: str | None = None,
-    if_match: str | None = None,
-) -> Plan:
-    """Decide what a GET is answered with: 200, 206, 304, 412 or 416.
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The header fields of a GET or HEAD that decide on its answer; one that occurs twice comes joined by a comma."""
 
-    `etag` is strong and quoted; a header that occurs twice comes joined by a comma.
-    A Range that does not parse, or names several ranges, is ignored, as RFC 9110 (14.2) allows.
+    range: str | None = None
+    if_range: str | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_modified_since: str | None = None
+    if_unmodified_since: str | None = None
+
+
+def plan_answer(size: int, etag: str, asked: Conditions, *, modified: int | None = None, now: float = 0.0) -> Plan:
+    """Decide what a GET of `size` bytes is answered with: 200, 206, 304, 412 or 416, in the order of RFC 9110, 13.2.2.
+
+    `etag` is strong and quoted. `modified` is what Last-Modified says, in Unix seconds; None when it is not sent: dates
+    are then ignored (13.1.3). A date in If-Range never matches: it vouches for single bytes only if nothing changed
+    twice within its second, on one clock (8.8.2.2), which nobody here can promise. A Range that does not parse is
+    ignored (14.2).
     """
-    if if_match is not None and not _matches(if_match, etag, weak=False):
-        return Plan(412, 0, 0)
-    if if_none_match is not None and _matches(if_none_match, etag, weak=True):
-        return Plan(304, 0, 0)
-    # A date or a weak tag in If-Range cannot vouch for single bytes, so the whole is sent (RFC 9110, 13.1.5).
-    if range_header is None or (if_range is not None and if_range.strip() != etag):
-        return Plan(200, 0, size)
-    match = _RANGE.fullmatch(range_header)
-    if match is None:
-        return Plan(200, 0, size)
-    first, last, suffix = (None if text is None else text.lstrip("0") for text in match.groups())
-    if suffix is not None:
-        count = min(_number(suffix), size)
-        return Plan(206, size - count, count) if count else Plan(416, 0, 0)
-    assert first is not None
-    if match[2] and last is not None:
-        if (len(last), last) < (len(first), first):
-            return Plan(200, 0, size)  # backwards: no range at all (RFC 9110, 14.1.1)
-        end = min(_number(last), size - 1)
-    else:
-        end = size - 1
-    start = _number(first)
-    if start >= size:
-        return Plan(416, 0, 0)
-    return Plan(206, start, end - start + 1)
+    if asked.if_match is not None:
+        if not _matches(asked.if_match, etag, weak=False):
+            return Plan(412)
+    elif modified is not None and asked.if_unmodified_since is not None:
+        since = parse_date(asked.if_unmodified_since, now)
+        if since is not None and modified > since:
+            return Plan(412)
+    if asked.if_none_match is not None:
+        if not_modified(asked.if_none_match, etag):
+            return Plan(304)
+    elif modified is not None and asked.if_modified_since is not None:
+        since = parse_date(asked.if_modified_since, now)
+        if since is not None and modified <= since:
+            return Plan(304)
+    whole = Plan(200, (range(size),) if size else ())
+    if asked.range is None or (asked.if_range is not None and asked.if_range.strip() != etag):
+        return whole
+    ranges = parse_ranges(asked.range, size)
+    if ranges is None:
+        return whole
+    return Plan(206, ranges) if ranges else Plan(416)
 
 
-def _number(digits: str) -> int:
-    """Parse digits without leading zeros; one beyond any file is cut, so that ten thousand digits cost nothing."""
-    return int(digits[: _MAX_DIGITS + 1] or "0")
+def compose(plan: Plan, size: int, etag: str, media_type: str) -> tuple[Headers, tuple[bytes | range, ...]]:
+    """Return the headers that say what a planned answer holds, and the pieces of its body.
+
+    A piece is framing, or a range of the file. What has no body has Content-Length 0, but for 304, which describes
+    what it does not send (RFC 9110, 15.4.5).
+    """
+    headers: Headers = (("ETag", etag), ("Accept-Ranges", "bytes"))
+    if plan.status == 304:
+        return headers, ()
+    pieces: tuple[bytes | range, ...] = plan.ranges
+    if len(plan.ranges) > 1:
+        boundary = boundary_of(etag)
+        pieces = multipart(plan.ranges, size, media_type, boundary)
+        headers = (*headers, ("Content-Type", f"multipart/byteranges; boundary={boundary}"))
+    elif plan.status in {200, 206}:
+        headers = (*headers, ("Content-Type", media_type))
+    if plan.status == 206 and len(plan.ranges) == 1:
+        headers = (*headers, ("Content-Range", content_range(plan.ranges[0], size)))
+    elif plan.status == 416:
+        headers = (*headers, ("Content-Range", f"bytes */{size}"))
+    return (*headers, ("Content-Length", str(sum(map(len, pieces))))), pieces
 
 
 def not_modified(if_none_match: str | None, etag: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from .conditional import plan_answer
+from .conditional import Conditions, compose, plan_answer
+from .dates import format_date
 from .errors import PackageReplaced, PackageUnreadable
 from .versions import PackageFile
 
@@ -40,24 +42,23 @@ class PackageSender:
         answer that cannot be finished is cut off: its Content-Length tells the client.
         """
         is_head = request.method == "HEAD"
-        plan = plan_answer(
-            version.size,
-            version.etag,
+        now = time.time()
+        modified = version.modified if version.modified <= now else None  # a clock was set back: nothing is known
+        asked = Conditions(
             # A range is defined for GET alone (RFC 9110, 14.2).
-            range_header=None if is_head else request.header(b"range"),
+            range=None if is_head else request.header(b"range"),
             if_range=request.header(b"if-range"),
-            if_none_match=request.header(b"if-none-match"),
             if_match=request.header(b"if-match"),
+            if_none_match=request.header(b"if-none-match"),
+            if_modified_since=request.header(b"if-modified-since"),
+            if_unmodified_since=request.header(b"if-unmodified-since"),
         )
-        headers = ((b"etag", version.etag.encode()), (b"accept-ranges", b"bytes"), *headers)
-        if plan.status not in {200, 206}:
-            await self._send_nothing(request, plan.status, version, headers)
-            return
-        headers = (*headers, (b"content-type", b"application/zip"), (b"content-length", b"%d" % plan.count))
-        if plan.status == 206:
-            last = plan.start + plan.count - 1
-            headers = (*headers, (b"content-range", b"bytes %d-%d/%d" % (plan.start, last, version.size)))
-        if is_head or plan.count == 0:
+        plan = plan_answer(version.size, version.etag, asked, modified=modified, now=now)
+        said, pieces = compose(plan, version.size, version.etag, "application/zip")
+        headers = (*((name.lower().encode(), value.encode()) for name, value in said), *headers)
+        if modified is not None:
+            headers = (*headers, (b"last-modified", format_date(modified).encode()))
+        if is_head or not plan.ranges:
             await request.start(plan.status, headers)
             await request.send({"type": "http.response.body", "body": b""})
             return
@@ -65,48 +66,53 @@ class PackageSender:
         self.active += 1
         try:
             await request.start(plan.status, headers)
-            await self._send_body(request, file, plan.start, plan.count)
+            await self._send_body(request, file, pieces)
         finally:
             self.active -= 1
             file.close()
 
-    async def _send_nothing(self, request: Request, status: int, version: Version, headers: tuple[Header, ...]) -> None:
-        if status != 304:
-            headers = (*headers, (b"content-length", b"0"))
-        if status == 416:
-            headers = (*headers, (b"content-range", b"bytes */%d" % version.size))
-        await request.start(status, headers)
-        await request.send({"type": "http.response.body", "body": b""})
-
-    async def _send_body(self, request: Request, file: PackageFile, start: int, count: int) -> None:
+    async def _send_body(self, request: Request, file: PackageFile, pieces: tuple[bytes | range, ...]) -> None:
         async with anyio.create_task_group() as group:
             # Servers drop what is sent to a client that left without a word: only `receive` tells.
             group.start_soon(_cancel_on_disconnect, request, group.cancel_scope)
-            await self._send_windows(request, file, start, start + count)
+            for number, piece in enumerate(pieces, 1):
+                if not await self._send_piece(request, file, piece, last=number == len(pieces)):
+                    break
             group.cancel_scope.cancel()
 
-    async def _send_windows(self, request: Request, file: PackageFile, offset: int, end: int) -> None:
-        while offset < end:
-            size = min(self.window_bytes(), end - offset)
+    async def _send_piece(self, request: Request, file: PackageFile, piece: bytes | range, *, last: bool) -> bool:
+        """Send framing, or a range of the file by windows; tell whether that was done and the client is there."""
+        if isinstance(piece, bytes):
+            return await _send_window(request, piece, more=not last)
+        offset = piece.start
+        while offset < piece.stop:
+            size = min(self.window_bytes(), piece.stop - offset)
             try:
                 data = await anyio.to_thread.run_sync(file.read, offset, size)
             except (PackageReplaced, PackageUnreadable, OSError) as error:
                 _log.warning("an answer was cut off after %d bytes of the file: %s", offset, error)
-                return
+                return False
             offset += size
-            with anyio.move_on_after(SEND_SECONDS) as limit:
-                try:
-                    await request.send({"type": "http.response.body", "body": data, "more_body": offset < end})
-                except OSError:
-                    return  # a server's way to say that the client has left (ASGI 2.4)
-            if limit.cancelled_caught:
-                _log.info("a client took no bytes for %.0f s and was cut off", SEND_SECONDS)
-                return
+            if not await _send_window(request, data, more=not last or offset < piece.stop):
+                return False
+        return True
 
     def window_bytes(self) -> int:
         """Return how much is read at once while `active` downloads share the read-ahead."""
         share = READ_AHEAD_BYTES // max(self.active, 1)
         return max(MIN_WINDOW_BYTES, min(WINDOW_BYTES, share))
+
+
+async def _send_window(request: Request, data: bytes, *, more: bool) -> bool:
+    """Send some of a body; tell whether the client took it."""
+    with anyio.move_on_after(SEND_SECONDS) as limit:
+        try:
+            await request.send({"type": "http.response.body", "body": data, "more_body": more})
+        except OSError:
+            return False  # a server's way to say that the client has left (ASGI 2.4)
+    if limit.cancelled_caught:
+        _log.info("a client took no bytes for %.0f s and was cut off", SEND_SECONDS)
+    return not limit.cancelled_caught
 
 
 async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:

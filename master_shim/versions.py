@@ -71,6 +71,14 @@ class Version:
         return self.state[2]
 
     @property
+    def modified(self) -> int:
+        """When the file last changed, or came to where it is, in Unix seconds (for Last-Modified).
+
+        A file that is renamed into its place keeps its mtime, which may be older than that of the one before it.
+        """
+        return max(self.state[3], self.state[4]) // 10**9
+
+    @property
     def etag(self) -> str:
         """The strong ETag of the package, with its quotes."""
         return f'"{self.digest}"'

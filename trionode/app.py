@@ -19,7 +19,7 @@ from . import errors
 from .config import Settings, load_settings
 from .delivery.body import PackageBody
 from .delivery.connection import EXIT_STACK, PackageConnection, PackageResponse
-from .delivery.ranges import Answer, plan_answer
+from .delivery.ranges import UNKNOWN, Answer, plan_answer
 from .delivery.source import acquire
 from .node import Node
 from .status import status_of
@@ -151,25 +151,38 @@ async def download(node: Node, meeting_id: str) -> Response:
         source = await acquire(node.meetings, meeting_id, version)
     stack.enter_context(source.followed() if isinstance(source, ActiveFill) else source)
     answer = _plan(source)
+    if answer.status in {412, 416}:
+        return _refuse(answer)
     body = None
     if answer.status in {200, 206} and request.method == "GET":
-        body = PackageBody(source, answer.start, None if source.size is None else answer.stop, node.downloads)
+        body = PackageBody(source, answer.pieces, node.downloads)
         digest = source.digest
         node.downloads.enter(digest)
         stack.callback(lambda: node.downloads.leave(digest, whole=body.whole))
-    response = PackageResponse(answer.status, body)
-    response.headers.pop("Content-Length", None)
-    response.headers.extend(answer.headers)
-    response.headers["Content-Disposition"] = attachment(f"meeting_{meeting_id}.zip").decode("ascii")
+    response = PackageResponse(answer.status, answer.headers, body)
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if version else "no-cache"
+    if answer.status != 304:
+        response.headers["Content-Disposition"] = attachment(f"meeting_{meeting_id}.zip").decode("ascii")
     return response
 
 
 def _plan(source: CheckedLease | ActiveFill) -> Answer:
     if source.size is None or source.digest is None:
         # A legacy master's package on its way: neither its size nor its digest is known, so it is sent whole.
-        return Answer(200, 0, 0, ())
+        return UNKNOWN
     return plan_answer(request.method, request.headers, source.size, source.digest)
+
+
+REFUSALS = {
+    412: "The package is not the one that was asked for",
+    416: "The package has no such bytes",
+}
+
+
+def _refuse(answer: Answer) -> Response:
+    response = _json({"detail": REFUSALS[answer.status]}, answer.status)
+    response.headers.update(header for header in answer.headers if header[0] != "Content-Length")
+    return response
 
 
 async def health(node: Node) -> Response:
@@ -211,6 +224,8 @@ async def configure(node: Node) -> Response:
 def _json(answer: Mapping[str, object], status_code: int = 200) -> Response:
     response = jsonify(answer)
     response.status_code = status_code
+    # What a node says of itself holds for now; and a cache may keep a 404 that says nothing else (RFC 9111, 4.2.2).
+    response.headers["Cache-Control"] = "no-store"
     return response
 
 

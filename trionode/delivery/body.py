@@ -1,10 +1,11 @@
-"""From a slice of a package to what a server can send: spans of a file that may go out now, or windows of bytes."""
+"""From the pieces of an answer to what a server can send: spans of a file that may go out now, or windows of bytes."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import FillFailed
@@ -12,64 +13,101 @@ from ..pages import bring_in, in_memory
 from ..sync.fetch import ActiveFill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
 
     from .admission import Downloads
     from .checked import CheckedLease
 
 
-@dataclass(eq=False)
 class PackageBody:
-    """What a response sends: the bytes `[start, stop)` of `source`; `stop` None: to the end, wherever that is.
+    """What a response sends: `pieces`, which are framing (bytes) and ranges of `source`; None: all, to its end.
 
-    `whole` becomes true when the last of them was handed to the server.
+    Made for one task, which sends what `next` returns before it asks again. It is a file as the zero-copy extension
+    wants it, and one that can tell whether its bytes are right.
     """
 
-    source: CheckedLease | ActiveFill
-    start: int
-    stop: int | None
-    downloads: Downloads
-    whole: bool = False
+    def __init__(
+        self, source: CheckedLease | ActiveFill, pieces: tuple[bytes | range, ...] | None, downloads: Downloads
+    ) -> None:
+        self.source = source
+        self.downloads = downloads
+        self.sent = 0
+        """Bytes of the body that the kernel, or a server without zero-copy, has taken."""
+        self.whole = False
+        """Whether all of it went out."""
+        self._endless = pieces is None
+        self._left = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
+        self._given = 0
 
     def sending(self) -> AbstractContextManager[None]:
         """Return what to send inside of: it is cut off when the fill behind it fails."""
         return self.source.sending() if isinstance(self.source, ActiveFill) else nullcontext()
 
-    async def spans(self, largest: Callable[[], int]) -> AsyncIterator[tuple[int, int]]:
-        """Yield (offset, size) of what may be sent now, up to `largest()` bytes each; send one before taking the next.
+    @property
+    def behind(self) -> bool:
+        """Whether less went out than `next` has given: the client takes no more."""
+        return self.sent < self._given
+
+    async def next(self, largest: int) -> bytes | range | None:
+        """Return what may be sent now: framing, or up to `largest` bytes of the source; None when that was all.
 
         Raises `FillFailed` when the fill that is followed fails, or what is stored is damaged and cannot be repaired:
         the caller cuts the answer off, so that the client sees it.
         """
-        offset = self.start
-        while self.stop is None or offset < self.stop:
-            size = largest() if self.stop is None else min(largest(), self.stop - offset)
+        piece = self._left[0] if self._left else None
+        if isinstance(piece, range):
+            size = min(largest, len(piece))
             if isinstance(self.source, ActiveFill):
-                size = min(size, await self.source.available(offset))
-                if not size and self.stop is None:
-                    break
-                if not size:
-                    raise FillFailed(f"the package ends at {offset}, before its end")
+                size = min(size, await self.source.available(piece.start))
             await self.source.ready()
-            yield offset, size
-            offset += size
-            self.downloads.bytes_sent += size
-        self.whole = True
+            if size:
+                self._left[0] = piece[size:]
+                piece = piece[:size]
+            elif self._endless:
+                piece = None
+            else:
+                raise FillFailed(f"the package ends at {piece.start}, before its end")
+        if piece is None:
+            self.whole = not self.behind
+            return None
+        if isinstance(piece, bytes) or not self._left[0]:
+            self._left.popleft()
+        self._given += len(piece)
+        return piece
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, span: range) -> bytes:
         """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has.
 
-        A file that was changed meanwhile is made right, and read again. Raises `FillFailed` as `spans`.
+        A file that was changed meanwhile is made right, and read again. Raises `FillFailed` as `next`.
         """
         fd = self.source.fileno()
         while True:
-            if not in_memory(fd, offset, size):
-                await bring_in(fd, offset, size)
-            data = os.pread(fd, size, offset)
+            if not in_memory(fd, span.start, len(span)):
+                await bring_in(fd, span.start, len(span))
+            data = os.pread(fd, len(span), span.start)
             if self.source.trusted:
                 break
             await self.source.ready()
-        if len(data) != size:
-            raise FillFailed(f"the package ends at {offset + len(data)}, before its end")
+        if len(data) != len(span):
+            raise FillFailed(f"the package ends at {span.start + len(data)}, before its end")
         return data
+
+    # -- What the server asks of a file it sends (`server.sendfile.Checked`)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the package."""
+        return self.source.fileno()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the package's bytes are right now."""
+        return self.source.trusted
+
+    async def ready(self) -> None:
+        """Return once they are. Raises `FillFailed`."""
+        await self.source.ready()
+
+    def moved(self, count: int) -> None:
+        """Count bytes of the body that went out."""
+        self.sent += count
+        self.downloads.bytes_sent += count

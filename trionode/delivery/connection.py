@@ -16,6 +16,8 @@ from ..errors import FillFailed
 if TYPE_CHECKING:
     from quart.wrappers import Request
 
+    from master_shim.conditional import Headers
+
     from .body import PackageBody
 
 EXIT_STACK = "trionode.exit_stack"
@@ -34,10 +36,12 @@ _log = structlog.get_logger("trionode.delivery")
 
 
 class PackageResponse(TrioResponse):
-    """A response whose body is a slice of a package (or none, for HEAD, 304 and 416)."""
+    """A response whose body is made of pieces of a package (or none, for HEAD, 304 and others)."""
 
-    def __init__(self, status: int, body: PackageBody | None) -> None:
-        super().__init__(b"", status=status, content_type="application/zip")
+    def __init__(self, status: int, headers: Headers, body: PackageBody | None) -> None:
+        super().__init__(b"", status=status)
+        self.headers.clear()
+        self.headers.extend(headers)
         self.package = body
         # Quart cuts a response off, in silence, after 60 s otherwise. A slow client is not a broken one.
         self.timeout = None
@@ -80,8 +84,11 @@ class PackageConnection(TrioASGIHTTPConnection):
         reason = "the fill it followed has failed"
         with package.sending():
             try:
-                async for offset, size in package.spans(_span_bytes if zero_copy else package.downloads.window_bytes):
-                    await send(await _message(package, offset, size, zero_copy=zero_copy))
+                while (piece := await package.next(_largest(package, zero_copy=zero_copy))) is not None:
+                    await _send_piece(send, package, piece, zero_copy=zero_copy)
+                    if package.behind:
+                        reason = "the client is gone"
+                        break
             except (FillFailed, OSError) as error:
                 # OSError: the disk failed, or the file was cut while it was sent.
                 reason = str(error)
@@ -90,11 +97,15 @@ class PackageConnection(TrioASGIHTTPConnection):
         return package.whole
 
 
-def _span_bytes() -> int:
-    return SPAN_BYTES
+def _largest(package: PackageBody, *, zero_copy: bool) -> int:
+    return SPAN_BYTES if zero_copy else package.downloads.window_bytes()
 
 
-async def _message(package: PackageBody, offset: int, size: int, *, zero_copy: bool) -> dict[str, object]:
-    if zero_copy:
-        return {"type": ZERO_COPY, "file": package.source, "offset": offset, "count": size, "more_body": True}
-    return {"type": "http.response.body", "body": await package.read(offset, size), "more_body": True}
+async def _send_piece(send: Any, package: PackageBody, piece: bytes | range, *, zero_copy: bool) -> None:
+    if isinstance(piece, range) and zero_copy:
+        span = {"file": package, "offset": piece.start, "count": len(piece)}
+        await send({"type": ZERO_COPY, **span, "more_body": True})
+        return
+    data = piece if isinstance(piece, bytes) else await package.read(piece)
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+    package.moved(len(data))

@@ -1,6 +1,10 @@
 """What to answer to a request for a package: the plan of `master_shim.conditional`, with the headers that say it. Pure.
 
 Quart's own range code is not used: `bytes=-500` answers 500 there, a 416 lacks Content-Range and a 200 Accept-Ranges.
+
+No Last-Modified is sent, and so dates are ignored (RFC 9110, 13.1.3 and 13.1.4): nodes have no common clock, and each
+switches to a version at a time of its own. A client that keeps what one node sent, and asks another whether it has
+changed since, would be told that an old version is current. The ETag says it exactly.
 """
 
 from __future__ import annotations
@@ -8,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from master_shim import conditional
+from master_shim.conditional import Conditions, Headers, compose
+from master_shim.conditional import plan_answer as plan
 
-Headers = tuple[tuple[str, str], ...]
+MEDIA_TYPE = "application/zip"
 
 
 class Fields(Protocol):
@@ -23,34 +28,33 @@ class Fields(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status, the slice `[start, stop)` of the package that is its body (in bytes), and its range headers."""
+    """A status, the headers that describe the body, and its pieces: framing, or ranges of the package.
+
+    `pieces` is None for a package of unknown size, all of which is sent.
+    """
 
     status: int
-    start: int
-    stop: int
     headers: Headers
+    pieces: tuple[bytes | range, ...] | None
+
+
+UNKNOWN = Answer(200, (("Content-Type", MEDIA_TYPE),), None)
+"""What can be said of a package of which neither size nor digest is known yet."""
 
 
 def plan_answer(method: str, request: Fields, size: int, digest: str) -> Answer:
-    """Decide between 200, 206, 304, 412 and 416, and say how large the body is.
+    """Decide between 200, 206, 304, 412 and 416, and say what the body is made of.
 
     `size` is the package's, in bytes, and `digest` the version, which is its strong ETag. Range is defined for GET
     alone (RFC 9110, 14.2).
     """
     etag = f'"{digest}"'
-    plan = conditional.plan_answer(
-        size,
-        etag,
-        range_header=request.get("Range") if method == "GET" else None,
+    asked = Conditions(
+        range=request.get("Range") if method == "GET" else None,
         if_range=request.get("If-Range"),
-        if_none_match=request.get("If-None-Match"),
         if_match=request.get("If-Match"),
+        if_none_match=request.get("If-None-Match"),
     )
-    headers: Headers = (("ETag", etag), ("Accept-Ranges", "bytes"))
-    if plan.status in {200, 206}:
-        headers = (*headers, ("Content-Length", str(plan.count)))
-    if plan.status == 206:
-        headers = (*headers, ("Content-Range", f"bytes {plan.start}-{plan.start + plan.count - 1}/{size}"))
-    if plan.status == 416:
-        headers = (*headers, ("Content-Range", f"bytes */{size}"))
-    return Answer(plan.status, plan.start, plan.start + plan.count, headers)
+    planned = plan(size, etag, asked)
+    headers, pieces = compose(planned, size, etag, MEDIA_TYPE)
+    return Answer(planned.status, headers, pieces)

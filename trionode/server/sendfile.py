@@ -54,7 +54,7 @@ class SendTurns:
 
 
 class Checked(Protocol):
-    """Tells whether a file's bytes are right, and makes them right."""
+    """Tells whether a file's bytes are right, makes them right, and is told how many of them went out."""
 
     @property
     def trusted(self) -> bool:
@@ -63,6 +63,10 @@ class Checked(Protocol):
 
     async def ready(self) -> None:
         """Return once they are right. What it raises ends the sending."""
+        ...
+
+    def moved(self, count: int) -> None:
+        """Take note that the kernel has taken that many more."""
         ...
 
 
@@ -107,7 +111,13 @@ async def send_file(
 
 def _send_checked(socket: trio.socket.SocketType, fd: int, offset: int, window: int, checked: Checked | None) -> int:
     """Do as `_send_some`, or send nothing and return -1 when the bytes are not known to be right."""
-    return -1 if checked is not None and not checked.trusted else _send_some(socket, fd, offset, window)
+    if checked is None:
+        return _send_some(socket, fd, offset, window)
+    if not checked.trusted:
+        return -1
+    sent = _send_some(socket, fd, offset, window)
+    checked.moved(sent)
+    return sent
 
 
 def _send_some(socket: trio.socket.SocketType, fd: int, offset: int, window: int) -> int:

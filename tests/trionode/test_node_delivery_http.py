@@ -1,0 +1,143 @@
+"""HTTP to the letter, by clients of a real node and a real master: ranges in parts, conditions, caching, names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.support.masters import ShimMaster
+from tests.support.multiparts import parse_multipart
+from tests.support.nodes import STARTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.nodes import OurNode, Start
+    from tests.support.packages import Package
+    from tests.support.processes import Spawner
+    from tests.trionode.conftest import StartNode
+
+
+@pytest.fixture
+def master(spawn: Spawner, folder: Path, package: Package) -> ShimMaster:
+    return ShimMaster(spawn, folder)
+
+
+@pytest.fixture
+async def node(master: ShimMaster, start_node: StartNode) -> OurNode:
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    return node
+
+
+def check_parts(answer: httpx.Response, content: bytes, wanted: list[tuple[int, int]]) -> None:
+    assert answer.status_code == 206
+    assert "content-range" not in answer.headers
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    parts = parse_multipart(answer.headers["content-type"], answer.content)
+    assert [fields["content-range"] for fields, _ in parts] == [
+        f"bytes {start}-{stop - 1}/{len(content)}" for start, stop in wanted
+    ]
+    assert [data for _, data in parts] == [content[start:stop] for start, stop in wanted]
+
+
+@pytest.mark.parametrize("how", STARTS)
+async def test_parts_arrive_as_they_are_from_every_server(master: ShimMaster, start_node: StartNode, how: Start):
+    node = start_node(master.url, how=how)
+    await node.until_synced("m1")
+    whole = await node.download("m1")
+    size = len(whole.content)
+    text = f"bytes=-1000, 0-9, 500000-1099999, 100-100,{size}-, 600000-700000"
+    answer = await node.download("m1", headers={"Range": text})
+    # The one that reaches into 0-9's neighbourhood is joined with it, the overlapping ones are one.
+    check_parts(answer, whole.content, [(size - 1000, size), (0, 101), (500000, 1100000)])
+    again = await node.download("m1", headers={"Range": text, "If-Range": whole.headers["etag"]})
+    assert again.content == answer.content
+    other = await node.download("m1", headers={"Range": text, "If-Range": '"another"'})
+    assert (other.status_code, other.content) == (200, whole.content)
+
+
+async def test_the_master_sends_the_same_parts(master: ShimMaster):
+    path = "/api/v1/meetings/m1/download-package-direct"
+    content = master.get(path).content
+    answer = master.get(path, headers={"Range": "bytes=0-9,300000-300099,-1"})
+    check_parts(answer, content, [(0, 10), (300000, 300100), (len(content) - 1, len(content))])
+
+
+async def test_the_master_knows_when_its_file_changed_and_a_node_says_nothing(master: ShimMaster, node: OurNode):
+    path = "/api/v1/meetings/m1/download-package-direct"
+    whole = master.get(path)
+    modified = whole.headers["last-modified"]
+    assert master.get(path, headers={"If-Modified-Since": modified}).status_code == 304
+    long_ago = "Sat, 24 Nov 2001 10:00:00 GMT"
+    assert master.get(path, headers={"If-Modified-Since": long_ago}).status_code == 200
+    assert master.get(path, headers={"If-Unmodified-Since": long_ago}).status_code == 412
+    # Nodes have no common clock: see delivery/ranges.py.
+    sent = await node.download("m1", headers={"If-Modified-Since": modified, "If-Unmodified-Since": long_ago})
+    assert (sent.status_code, sent.content) == (200, whole.content)
+    assert "last-modified" not in sent.headers
+
+
+async def test_a_client_that_asks_for_absurdly_many_ranges_gets_the_whole(node: OurNode):
+    whole = await node.download("m1")
+    many = ",".join(f"{n * 1000}-{n * 1000}" for n in range(1000))
+    answer = await node.download("m1", headers={"Range": f"bytes={many}"})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+
+
+async def test_refusals_and_what_is_not_modified_describe_themselves(node: OurNode):
+    whole = await node.download("m1")
+    etag = whole.headers["etag"]
+    failed = await node.download("m1", headers={"If-Match": '"another"', "Range": "bytes=0-1"})
+    assert (failed.status_code, failed.headers["etag"], list(failed.json())) == (412, etag, ["detail"])
+    beyond = await node.download("m1", headers={"Range": "bytes=999999999-, -0"})
+    assert (beyond.status_code, list(beyond.json())) == (416, ["detail"])
+    assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
+    known = await node.download("m1", headers={"If-None-Match": f'"x", W/{etag}', "Range": "bytes=0-1"})
+    assert (known.status_code, known.content) == (304, b"")
+    assert known.headers["cache-control"] == whole.headers["cache-control"]
+    assert not {"content-type", "content-range", "content-disposition"} & known.headers.keys()
+    for status in (failed, beyond, await node.download("nobody")):
+        assert status.headers["cache-control"] == "no-store"
+
+
+async def test_head_says_what_get_says(node: OurNode):
+    whole = await node.download("m1")
+    digest = whole.headers["etag"].strip('"')
+    varying = {"date", "transfer-encoding"}
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for params in ({}, {"v": digest}):
+            for fields in ({}, {"If-None-Match": f'"{digest}"'}, {"If-Match": '"another"'}):
+                got = await client.get(node.package_url("m1"), params=params, headers=fields)
+                head = await client.head(node.package_url("m1"), params=params, headers=fields)
+                assert (head.status_code, head.content) == (got.status_code, b"")
+                assert {k: v for k, v in head.headers.items() if k not in varying} == {
+                    k: v for k, v in got.headers.items() if k not in varying
+                }
+        part = await client.head(node.package_url("m1"), headers={"Range": "bytes=0-1"})
+    assert (part.status_code, part.headers["content-length"]) == (200, str(len(whole.content)))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_other_methods_are_told_which_there_are(node: OurNode, method: str):
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.request(method, node.package_url("m1"))
+    assert answer.status_code == 405
+    assert {name.strip() for name in answer.headers["allow"].split(",")} == {"GET", "HEAD", "OPTIONS"}
+
+
+async def test_a_chinese_meeting_id_is_the_name_of_the_file(
+    folder: Path, master: ShimMaster, package: Package, start_node: StartNode
+):
+    (folder / "预算会议.zip").write_bytes(package.path.read_bytes())
+    node = start_node(master.url)
+    await node.until_synced("预算会议")
+    answer = await node.download(quote("预算会议"))
+    assert answer.status_code == 200
+    name = quote("meeting_预算会议.zip", safe="")
+    assert answer.headers["content-disposition"] == (
+        f"attachment; filename=\"meeting_____.zip\"; filename*=UTF-8''{name}"
+    )
