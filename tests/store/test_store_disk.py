@@ -101,7 +101,7 @@ def test_everything_is_there_after_opening_again(store, folder):
     assert names(folder, "meetings") == []
 
 
-@pytest.mark.parametrize("text", ["trionode storage 2\n", "", "\xff", "something else"])
+@pytest.mark.parametrize("text", ["trionode storage 0\n", "trionode storage 2\n", "", "\xff", "something else"])
 def test_another_format_is_refused_in_words_and_left_alone(folder, text):
     folder.mkdir()
     (folder / "format").write_text(text, "latin-1")

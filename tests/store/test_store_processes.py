@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,11 @@ from store import DiskStore, FillBusy, NodeFileDamaged, Ref, StorageLock, Storag
 from store.filesystem import FileSystem
 from tests.store.contract import read_all
 from tests.store.samples import fill_whole, manifest_of, package
+from tests.store.worker import MANIFESTS, POOL
 
 ROOT = Path(__file__).parents[2]
+ROUNDS = 300 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 20
+"""Processes killed, one after the other."""
 
 FILL = """
 import sys
@@ -65,6 +70,17 @@ for seed in range(100000):
             if version.digest != digest:
                 store.remove(version.digest)
 """
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
 
 
 @contextmanager
@@ -172,6 +188,56 @@ def test_opening_beside_a_commit_forgets_no_meeting(folder):
         (ref,) = store.refs()
         store.verify(ref.digest)
     assert len(list((folder / "meetings").iterdir())) == 1
+
+
+def test_two_workers_and_a_command_line_of_which_one_is_killed_again_and_again(folder, tmp_path):
+    """One fill at a time, no wrong byte, and nothing that keeps the next one out."""
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    pick = random.Random(20261124)
+    seeds = itertools.count()
+    DiskStore.open(folder).close()
+
+    def worker() -> subprocess.Popen[str]:
+        return start("-m", "tests.store.worker", folder, witness, next(seeds))
+
+    def command_line() -> subprocess.Popen[str]:
+        command = pick.choice([["ls", "--json"], ["verify", "--json"], ["gc", "--json"]])
+        return start("-m", "trionode", *command, "--storage-path", folder)
+
+    makers = [worker, worker, command_line]
+    running = [make() for make in makers]
+    try:
+        for _ in range(ROUNDS):
+            victim = pick.choice([0, 0, 1, 1, 2])
+            if victim != 2:  # it must have come to the point where it can do harm
+                assert running[victim].stdout.readline() == "ready\n"
+            with suppress(subprocess.TimeoutExpired):  # how far it comes is chance, and meant to be
+                running[victim].wait(pick.uniform(0.0, 0.1 if victim != 2 else 0.5))
+            running[victim].kill()
+            output, _ = running[victim].communicate()
+            assert victim == 2 or output == "", output
+            assert running[victim].returncode in {0, -signal.SIGKILL}
+            running[victim] = makers[victim]()
+        for process in running[:2]:
+            rest, errors = process.communicate("", timeout=60)
+            assert (process.returncode, rest) == (0, "ready\n"), errors
+        output, errors = running[2].communicate(timeout=60)
+        assert running[2].returncode == 0, (output, errors)
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+    with DiskStore.open(folder) as store:
+        for version in store.versions():
+            store.verify(version.digest)
+        assert all(store.holds(ref.digest) for ref in store.refs())
+        for manifest, data in zip(MANIFESTS, POOL, strict=True):
+            store.remove(manifest.digest)
+            assert fill_whole(store, data) == manifest
+            store.begin_stream("m").discard()
+        assert store.usage().filling == 0
+    assert list((folder / "incoming").iterdir()) == []
 
 
 # -- the node's own files
