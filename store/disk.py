@@ -6,30 +6,20 @@ import logging
 import threading
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .accounts import Accounts
 from .catalogue import Catalogue
-from .errors import (
-    FillBusy,
-    InvalidManifest,
-    NoSpace,
-    PackageChanged,
-    PackageCorrupt,
-    VersionMissing,
-    VersionPresent,
-)
-from .filesystem import FileSystem, create_locked, full_disk, publish, write_durably, write_whole
+from .errors import FillBusy, InvalidManifest, NoSpace, VersionMissing, VersionPresent
+from .filesystem import FileSystem, create_locked, full_disk
 from .filling import DiskFill, DiskStreamFill
 from .layout import Layout
 from .leases import DiskLease, Entry, Shelf
 from .mending import Mender
-from .reading import split_bytes
+from .publishing import put_in_place, verified
 from .recovery import load_entry, recover, remake_manifest
-from .refs import encode
-from .zips import check_package
+from .ref_table import RefTable
 
 if TYPE_CHECKING:
     import os
@@ -38,7 +28,7 @@ if TYPE_CHECKING:
 
     from .behind import WholeHash
     from .digest import Digest
-    from .filesystem import Room, Seen
+    from .filesystem import Room
     from .interface import ChunkLocation, Ref, Scanned, Store, Usage, Version
     from .manifest import Chunk, Literal, Manifest
 
@@ -58,7 +48,7 @@ class DiskStore:
         self._shelf = Shelf(fs, self._layout)
         self._accounts = Accounts(fs, self._layout, max_bytes, min_free_bytes)
         self._names = threading.Lock()
-        self._refs: dict[str, Ref] = {}  # replaced whole, so that readers need no lock
+        self._refs = RefTable(fs, self._layout)
         self._catalogue = Catalogue(fs, self._layout, self._shelf.digests)
         self._mender = Mender(fs, self._layout, self._shelf, self.manifest, self._remake)
 
@@ -92,7 +82,7 @@ class DiskStore:
                     self._forget(digest)
             for entry in found.entries.values():
                 self._admit(entry)
-            self._refs = found.refs
+            self._refs.replace(found.refs)
             self._accounts.parked_anew(found.parked)
 
     # -- versions ---------------------------------------------------------------------------------------------
@@ -161,8 +151,9 @@ class DiskStore:
         manifest without a package, which the next open removes. Never a ref to nothing.
         """
         with self._names:
-            for ref in [ref for ref in self._refs.values() if ref.digest == digest]:
-                self._drop_ref(ref.meeting_id)
+            for ref in self._refs.all():
+                if ref.digest == digest:
+                    self._refs.drop(ref.meeting_id)
             self._fs.unlink(self._layout.package(digest))
             self._forget(digest)
             self._fs.unlink(self._layout.manifest(digest))
@@ -285,20 +276,20 @@ class DiskStore:
     def publish(
         self, fd: int, source: Path, size: int, manifest: Manifest | None, whole: WholeHash, reserved: int
     ) -> Manifest:
-        """Make a file a package: the one gate. Nothing else gives a file a name in `packages/`.
+        """Make a file a package; see `publishing`.
 
         In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut),
         then `filesystem.publish` syncs and renames the file, then the manifest is put in place in the same way, then
         their folder is synced; only then is the version held. When this raises, `source` has its name again.
         """
         before = self._fs.look_at(fd)
-        made = self._verified(fd, size, manifest, whole)
+        made = verified(self._fs, fd, size, manifest, whole)
         with self._names:
             if self._is_stored(made.digest):
                 self._fs.unlink(source)
             else:
                 with full_disk(size, self.room):
-                    now = self._name(fd, source, made)
+                    now = put_in_place(self._fs, self._layout, fd, source, made)
                 # Renaming changes the ctime; the bytes that were hashed are the file's if nothing else has changed.
                 same = (before.size, before.mtime_ns) == (now.size, now.mtime_ns)
                 self._admit(Entry(made.digest, size, time.time(), now if same else None), made)
@@ -309,33 +300,6 @@ class DiskStore:
             logger.warning("the abandoned fill of %s could not be removed: %s", made.digest, error)
         return made
 
-    def _name(self, fd: int, source: Path, manifest: Manifest) -> Seen:
-        """Put a verified package and its manifest in place; on an error, neither. Return the state of the file."""
-        target, place = self._layout.package(manifest.digest), self._layout.manifest(manifest.digest)
-        try:
-            publish(self._fs, fd, source, target)
-            write_whole(self._fs, manifest.to_json(), self._layout.temporary(), place)
-            self._fs.sync_folder(target.parent)
-            return self._fs.look_at(fd)
-        except BaseException:
-            if not self._fs.exists(source):
-                self._fs.rename(target, source)
-            self._fs.unlink(place)
-            raise
-
-    def _verified(self, fd: int, size: int, manifest: Manifest | None, whole: WholeHash) -> Manifest:
-        reader = partial(self._fs.read_into, fd)
-        if manifest is None:
-            check_package(reader, size)
-            return split_bytes(reader, size, partial(whole.digest, size))
-        try:
-            right = self._fs.look_at(fd).size == size and whole.digest(size) == manifest.digest
-        except PackageChanged:
-            right = False
-        if not right:
-            raise PackageCorrupt(manifest.digest)
-        return manifest
-
     # -- refs -------------------------------------------------------------------------------------------------
 
     def ref(self, meeting_id: str) -> Ref | None:
@@ -344,7 +308,7 @@ class DiskStore:
 
     def refs(self) -> Sequence[Ref]:
         """Return all refs."""
-        return tuple(self._refs.values())
+        return self._refs.all()
 
     def set_ref(self, ref: Ref) -> None:
         """Switch a meeting to a version, atomically and durably."""
@@ -352,20 +316,12 @@ class DiskStore:
             if ref.digest not in self._shelf:
                 raise VersionMissing(ref.digest)
             with full_disk(0, self.room):
-                path = self._layout.ref(ref.meeting_id)
-                write_durably(self._fs, encode(ref), self._layout.temporary(), path)
-            self._refs = {**self._refs, ref.meeting_id: ref}
+                self._refs.set(ref)
 
     def drop_ref(self, meeting_id: str) -> None:
         """Forget a meeting."""
         with self._names:
-            if meeting_id in self._refs:
-                self._drop_ref(meeting_id)
-
-    def _drop_ref(self, meeting_id: str) -> None:
-        self._fs.unlink(self._layout.ref(meeting_id))
-        self._fs.sync_folder(self._layout.meetings)
-        self._refs = {other: ref for other, ref in self._refs.items() if other != meeting_id}
+            self._refs.drop(meeting_id)
 
     # -- the rest ---------------------------------------------------------------------------------------------
 

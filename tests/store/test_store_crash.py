@@ -37,15 +37,15 @@ from tests.store.powercut import PowerCutDisk
 ALL = os.environ.get("CRASH_STATES") == "all"
 
 SYNCS = {
-    "disk._drop_ref: sync_folder meetings": both_origins,
+    "ref_table.drop: sync_folder meetings": both_origins,
     "disk._is_stored: sync_folder packages": None,  # two processes
-    "disk._name: sync .part": first_start,
-    "disk._name: sync .stream": both_origins,
-    "disk._name: sync .tmp": bad_bytes,
-    "disk._name: sync_folder packages": first_start,
+    "publishing.put_in_place: sync .part": first_start,
+    "publishing.put_in_place: sync .stream": both_origins,
+    "publishing.put_in_place: sync .tmp": bad_bytes,
+    "publishing.put_in_place: sync_folder packages": first_start,
     "disk.remove: sync_folder packages": room_is_made,
-    "disk.set_ref: sync .tmp": bad_bytes,
-    "disk.set_ref: sync_folder meetings": bad_bytes,
+    "ref_table.set: sync .tmp": bad_bytes,
+    "ref_table.set: sync_folder meetings": bad_bytes,
     "mending._write: sync .zip": bad_bytes,
     "node_files._lead: sync_folder lib": first_lock,
     "node_files.node_id: sync .tmp": first_start,

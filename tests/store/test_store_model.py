@@ -285,7 +285,7 @@ class StoresTogether(RuleBasedStateMachine):
         # to one of the two only.
         for number in sorted(empty | self.parked if self.limit else empty):
             for store in (self.disk, self.memory):
-                with suppress(VersionPresent):
+                with suppress(VersionPresent, NoSpace):  # or it gave way already
                     store.begin_fill(MANIFESTS[number]).discard()
             self.parked.discard(number)
 
