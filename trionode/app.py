@@ -23,7 +23,7 @@ from .delivery.ranges import UNKNOWN, Answer, plan_answer
 from .delivery.source import acquire
 from .node import Node
 from .status import status_of
-from .sync.fetch import ActiveFill
+from .sync.active import ActiveFill
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

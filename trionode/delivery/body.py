@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FillFailed
 from ..pages import bring_in, in_memory
-from ..sync.fetch import ActiveFill
+from ..sync.active import ActiveFill
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -15,7 +15,7 @@ from .checked import CheckedLease
 if TYPE_CHECKING:
     from store import Digest
 
-    from ..sync.fetch import ActiveFill
+    from ..sync.active import ActiveFill
     from ..sync.meetings import Meeting, Meetings
 
 ABSENT_SECONDS = 1.0

@@ -18,7 +18,8 @@ from store import NeverFits, NoSpace, Ref, StoreError
 
 from ..errors import FillFailed, MeetingUnknown, NodeError, OriginError, OriginUnreachable
 from ..signals import Request, Signal
-from .fetch import ActiveFill, begins_alike, fill_from_manifest, fill_from_stream
+from .active import ActiveFill
+from .fetch import begins_alike, fill_from_manifest, fill_from_stream
 from .healing import Healer
 from .members import count_members
 from .plan import Check, Event, Look, Seen, State, move, plan_look, retry_seconds
