@@ -32,6 +32,9 @@ MAX_TITLE_CHARS = 512
 """Longer titles are cut: they are only shown."""
 MAX_LOAD = 1_000_000
 """Counts that a node reports are cut to this, so that nonsense stays comparable."""
+LATE_SECONDS = 12.0
+"""One of our nodes that is silent so long has missed two beats, and is offered to nobody until the next. A deployed
+node beats every 10 s and is given the whole of NODE_TIMEOUT_SECONDS, as its own master gives it."""
 _MAX_CACHED = 1_000
 
 _T = TypeVar("_T")
@@ -44,6 +47,7 @@ class State(enum.Enum):
     REGISTERED = "registered"
     ONLINE = "online"
     DRAINING = "draining"
+    LATE = "late"
 
 
 class Event(enum.Enum):
@@ -53,6 +57,7 @@ class Event(enum.Enum):
     BEAT = "beat"
     DRAIN = "a beat that says it drains"
     UNREGISTER = "unregister"
+    LATE = "silence for LATE_SECONDS"
     SILENCE = "silence for NODE_TIMEOUT_SECONDS"
 
 
@@ -65,8 +70,10 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     State.ABSENT: _HEARD,
     State.REGISTERED: _HEARD | _LEFT,
     # Registering again means that the node started again: what it holds is unknown until it beats.
-    State.ONLINE: _HEARD | _LEFT,
+    State.ONLINE: _HEARD | _LEFT | {Event.LATE: State.LATE},
     State.DRAINING: _HEARD | _LEFT,
+    # Not offered, and not forgotten: a node whose beats were lost on the way is back with the next one.
+    State.LATE: _HEARD | _LEFT,
 }
 """Every state and what each event makes of it; an event that is missing is refused and changes nothing."""
 
@@ -118,6 +125,8 @@ class Registry:
         self._timeout = timeout_seconds
         # In order of `last_seen`: whoever is heard moves to the end, so the silent ones are at the front.
         self._nodes: OrderedDict[str, Node] = OrderedDict()
+        # Those that are to be late one day, in the same order.
+        self._punctual: OrderedDict[str, Node] = OrderedDict()
         self._holders: dict[tuple[str, str], list[Node]] = {}
         self._kept_chars = 0
 
@@ -178,12 +187,18 @@ class Registry:
         self._drop(node, Event.UNREGISTER)
 
     def expire(self, now: float) -> None:
-        """Drop every node that was silent for the time limit."""
+        """Drop every node that was silent for the time limit, and offer none that is late."""
         while self._nodes:
             node = next(iter(self._nodes.values()))
             if now - node.last_seen < self._timeout:
-                return
+                break
             self._drop(node, Event.SILENCE)
+        while self._punctual:
+            node = next(iter(self._punctual.values()))
+            if now - node.last_seen < LATE_SECONDS:
+                break
+            node.state = TRANSITIONS[node.state][Event.LATE]
+            self._settle(node)
 
     def nodes(self, now: float) -> Sequence[Node]:
         """Return the nodes that are alive, the one heard last at the end."""
@@ -245,6 +260,9 @@ class Registry:
         # but telling the difference costs as much as rebuilding for the few nodes a master has.
         self._holders.clear()
         node.offered = node.state is State.ONLINE and node.reachable
+        self._punctual.pop(node.node_id, None)
+        if node.state is State.ONLINE and node.protocol >= 1:
+            self._punctual[node.node_id] = node
 
     def _weigh(self, node: Node, chars: int) -> None:
         self._kept_chars += chars - node.kept_chars
@@ -254,6 +272,7 @@ class Registry:
         node.state = TRANSITIONS[node.state][event]
         node.offered = False
         del self._nodes[node.node_id]
+        self._punctual.pop(node.node_id, None)
         self._kept_chars -= node.kept_chars
         self._holders.clear()
 

@@ -31,7 +31,23 @@ def test_every_state_knows_every_event_but_leaving_while_absent() -> None:
     assert set(TRANSITIONS) == set(State)
     for state, row in TRANSITIONS.items():
         refused = {Event.UNREGISTER, Event.SILENCE} if state is State.ABSENT else set()
-        assert set(row) == set(Event) - refused
+        # Only what is offered can be late.
+        late = set() if state is State.ONLINE else {Event.LATE}
+        assert set(row) == set(Event) - refused - late
+
+
+def test_one_of_ours_that_misses_two_beats_is_offered_to_nobody_until_it_is_heard_again() -> None:
+    registry = Registry()
+    registry.beat(legacy(("m",), ("m",)), 0.0)
+    registry.beat(ours("a", packages={"m": D1}), 0.0)
+    registry.beat(ours("b", packages={"m": D1}), 3.0)
+    assert {node.node_id for node in registry.holders("m", D1, 11.9)} == {"old", "a", "b"}
+    # A deployed node beats every 10 s, and is given its 30.
+    assert {node.node_id for node in registry.holders("m", D1, 12.0)} == {"old", "b"}
+    assert {node.node_id for node in registry.holders("m", D1, 15.0)} == {"old"}
+    assert len(registry.nodes(15.0)) == 3
+    registry.beat(ours("a", packages={"m": D1}), 16.0)
+    assert {node.node_id for node in registry.holders("m", D1, 16.0)} == {"old", "a"}
 
 
 def test_a_silent_node_is_dropped_after_thirty_seconds_and_not_before() -> None:

@@ -63,6 +63,13 @@ def test_first_look_checks_all_in_routine():
     assert not plan.doubted
 
 
+def test_a_token_still_to_come_needs_no_other_explanation():
+    # The node was started while a deployed master waited at its gate: the token that opens it is no restart.
+    waiting = plan_look(None, look("none", "a"))
+    opened = plan_look(waiting.seen, look("t1", "a"))
+    assert (dict(opened.checks), opened.doubted) == ({"a": Check.ROUTINE}, frozenset())
+
+
 def test_same_look_does_nothing_and_a_full_one_checks_in_routine():
     seen = Seen(look("t", "a"), owed=False)
     assert plan_look(seen, look("t", "a")).checks == {}

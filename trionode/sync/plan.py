@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from master_shim.protocol import NO_TOKEN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -123,7 +125,9 @@ def plan_look(seen: Seen | None, now: Look, *, full: bool = False) -> LookPlan:
     """
     if seen is None:
         checks = dict.fromkeys(now.meetings, Check.ROUTINE)
-        return LookPlan(checks, frozenset(), frozenset(), Seen(now, owed=False))
+        # Meetings without a token: a deployed master is waiting for its nodes, and its token is still to come.
+        owed = now.token == NO_TOKEN and bool(now.meetings)
+        return LookPlan(checks, frozenset(), frozenset(), Seen(now, owed=owed))
     added = now.meetings.keys() - seen.look.meetings.keys()
     ended = seen.look.meetings.keys() - now.meetings.keys()
     stayed = now.meetings.keys() & seen.look.meetings.keys()
