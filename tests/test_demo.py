@@ -70,6 +70,11 @@ def test_make_runs_the_demo_and_the_tests() -> None:
         "demo KEEP=1": r"\S+/python -m examples\.demo --keep",
     }.items():
         done = subprocess.run(
-            ["make", "--dry-run", *target.split()], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+            ["make", "--no-print-directory", "--dry-run", *target.split()],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         )
         assert re.fullmatch(last, done.stdout.strip().splitlines()[-1].strip())
