@@ -28,6 +28,12 @@ class Accounts:
         self._ledger = Ledger(max_bytes, min_free_bytes)
         self._parked: dict[Digest, int] = {}  # the oldest first
 
+    def set_limits(self, max_bytes: int, min_free_bytes: int) -> None:
+        """Put other limits in place; what is stored or reserved already stays so."""
+        with self._lock:
+            self._ledger.limit = max_bytes
+            self._ledger.keep_free = min_free_bytes
+
     def room(self) -> Room:
         """Return what the file system has left."""
         return self._fs.room(self._layout.root)

@@ -325,6 +325,10 @@ class DiskStore:
 
     # -- the rest ---------------------------------------------------------------------------------------------
 
+    def set_limits(self, *, max_bytes: int, min_free_bytes: int) -> None:
+        """Change the limits that `open` was given. What is stored over them stays, until it is evicted."""
+        self._accounts.set_limits(max_bytes, min_free_bytes)
+
     def usage(self) -> Usage:
         """Return how much space is used and left."""
         return replace(self._accounts.usage(), draining=self._shelf.draining)

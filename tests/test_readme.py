@@ -64,7 +64,8 @@ def test_the_table_of_settings_is_that_of_the_code(path: str) -> None:
         assert (flag, variable) == (f"`{flag_of(name)}`", f"`{variable_of(name)}`")
         written = default.strip("`")
         assert load_settings({name: written or None}, {}) == Settings(), f"another default for {name}"
-        assert bool(written) == bool(str(getattr(Settings(), name)))
+        value = getattr(Settings(), name)
+        assert bool(written) == bool("" if value is None else str(value))
         assert meaning
 
 

@@ -22,6 +22,7 @@ from .delivery.connection import EXIT_STACK, PackageConnection, PackageResponse
 from .delivery.ranges import UNKNOWN, Answer, plan_answer
 from .delivery.source import acquire
 from .node import Node
+from .server.bodies import BoundedBodies
 from .status import status_of
 from .sync.active import ActiveFill
 
@@ -97,6 +98,8 @@ def create_app(settings: Settings | None = None) -> NodeApp:
     """
     app = NodeApp(Node(settings or load_settings()))
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
+    cors = [(name.lower().encode(), value.encode()) for name, value in CORS.items()]
+    app.asgi_app = BoundedBodies(app.asgi_app, MAX_REQUEST_BYTES, cors)  # type: ignore[method-assign]
     # Hostile paths get a plain 404 and not a redirect to what they might have meant.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -200,8 +203,8 @@ async def health(node: Node) -> Response:
 
 
 async def ready(node: Node) -> Response:
-    """Say whether packages are served: 200 or 503."""
-    node.require_serving()
+    """Say whether clients should be sent here: 200, or 503 for a node that is starting, draining or has failed."""
+    node.require_ready()
     return _json({"ready": True, "connected": node.pulse.connected, "synced": sorted(node.meetings.promised())})
 
 

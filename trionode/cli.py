@@ -6,6 +6,7 @@ cannot be understood or is not there; 3 (`status`) no node answers; 4 (`verify -
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from importlib.metadata import version
@@ -89,6 +90,14 @@ def serve_command(
     max_downloads: str | None = None,
     scrub_bytes_per_second: str | None = None,
     log_level: str | None = None,
+    workers: str | None = None,
+    drain_seconds: str | None = None,
+    max_connections: str | None = None,
+    progress_seconds: str | None = None,
+    progress_bytes: str | None = None,
+    unix_socket: str | None = None,
+    certfile: str | None = None,
+    keyfile: str | None = None,
     config: Path | None = None,
 ) -> int:
     """Run a node until it is told to stop (SIGTERM, Ctrl-C).
@@ -122,13 +131,30 @@ def serve_command(
         [TRIONODE_SCRUB_BYTES_PER_SECOND, default 8M]
     log_level
         debug, info, warning or error. [TRIONODE_LOG_LEVEL, default info]
+    workers
+        Processes that serve. [TRIONODE_WORKERS, default 1]
+    drain_seconds
+        How long downloads may go on after the node was told to stop. [TRIONODE_DRAIN_SECONDS, default 30]
+    max_connections
+        Connections at once; 0 for as many as the system allows. [TRIONODE_MAX_CONNECTIONS, default 0]
+    progress_seconds
+        A client must take progress_bytes in this time, or is cut off. [TRIONODE_PROGRESS_SECONDS, default 30]
+    progress_bytes
+        See progress_seconds. [TRIONODE_PROGRESS_BYTES, default 64K]
+    unix_socket
+        Listen on this Unix socket, and not on host and port. [TRIONODE_UNIX_SOCKET]
+    certfile
+        Certificate and chain (PEM), to serve HTTPS; with keyfile. [TRIONODE_CERTFILE]
+    keyfile
+        Private key of certfile (PEM). [TRIONODE_KEYFILE]
     config
         TOML file with any of these settings. [TRIONODE_CONFIG]
     """
     flags = {name: value for name, value in locals().items() if name != "config"}
-    settings = load_settings(flags, config=config)
+    reread = functools.partial(load_settings, flags, config=config)
+    settings = reread()
     configure_logs(settings.log_level)
-    return serve(settings)
+    return serve(settings, reread)
 
 
 @cli.command

@@ -54,6 +54,29 @@ class Settings:
     max_downloads: int = 0
     scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND
     log_level: str = "info"
+    workers: int = 1
+    drain_seconds: float = 30.0
+    max_connections: int = 0
+    progress_seconds: float = 30.0
+    progress_bytes: int = 64 << 10
+    unix_socket: Path | None = None
+    certfile: Path | None = None
+    keyfile: Path | None = None
+
+
+LIVE = frozenset(
+    {
+        "drain_seconds",
+        "log_level",
+        "max_bytes",
+        "max_connections",
+        "max_downloads",
+        "min_free_bytes",
+        "progress_bytes",
+        "progress_seconds",
+    }
+)
+"""What `trionode reload` can change while the node runs; anything else needs a restart."""
 
 
 def variable_of(setting: str) -> str:
@@ -88,7 +111,11 @@ def load_settings(
             found[name] = (environ[variable], f"environment variable {variable}")
         if flags is not None and flags.get(name) is not None:
             found[name] = (flags[name], f"flag {flag_of(name)}")
-    return Settings(**{name: _parse(name, value, source) for name, (value, source) in found.items()})
+    settings = Settings(**{name: _parse(name, value, source) for name, (value, source) in found.items()})
+    for name, other in (("certfile", "keyfile"), ("keyfile", "certfile")):
+        if getattr(settings, name) is None and getattr(settings, other) is not None:
+            raise SettingError(name, "", f"a file, since {other} is given: both, or neither", found[other][1])
+    return settings
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -135,6 +162,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError
     return value.strip()
+
+
+def _path(value: object) -> Path:
+    return Path(value if isinstance(value, Path) else _text(value))
 
 
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -193,10 +224,7 @@ def _choice(*choices: str) -> Callable[[object], str]:
 _PARSERS: dict[str, tuple[Callable[[object], object], str]] = {
     "main_server": (_url, "an http or https URL such as http://192.168.1.10:8000"),
     "node_address": (_address, "host:port as clients reach this node, such as 192.168.1.21:8001"),
-    "storage_path": (
-        lambda value: Path(value if isinstance(value, Path) else _text(value)),
-        "a folder's path",
-    ),
+    "storage_path": (_path, "a folder's path"),
     "sync_interval": (_seconds(1, 86400), "seconds, from 1 to 86400"),
     "node_id": (_node_id, "1 to 128 letters, digits, '.', '_', ':' or '-'"),
     "host": (_text, "a host name or address to listen on"),
@@ -206,5 +234,13 @@ _PARSERS: dict[str, tuple[Callable[[object], object], str]] = {
     "max_downloads": (_whole(0, 1_000_000), "a number of downloads at once, from 0 (no limit) to 1000000"),
     "scrub_bytes_per_second": (_bytes, "bytes per second, or a number with K, M or G (1024 each); 0 to read nothing"),
     "log_level": (_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
+    "workers": (_whole(1, 256), "a number of processes, from 1 to 256"),
+    "drain_seconds": (_seconds(0, 86400), "seconds, from 0 to 86400"),
+    "max_connections": (_whole(0, 1_000_000), "a number of connections at once, from 0 (as many as the system allows)"),
+    "progress_seconds": (_seconds(1, 86400), "seconds, from 1 to 86400"),
+    "progress_bytes": (_bytes, "bytes, or a number with K or M (1024 each)"),
+    "unix_socket": (_path, "the path of a Unix socket to listen on"),
+    "certfile": (_path, "the path of a file with a certificate and its chain (PEM)"),
+    "keyfile": (_path, "the path of a file with the certificate's private key (PEM)"),
 }
 assert _PARSERS.keys() == {field.name for field in fields(Settings)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,10 @@ import trio
 from store import DiskStore
 from store.node_files import StorageLock, node_id
 
+from .config import LIVE
 from .delivery.admission import Downloads
 from .errors import NodeError, NodeStopped
+from .logs import set_level
 from .signals import Request
 from .sync.eviction import Evictor
 from .sync.folder import Folder
@@ -38,6 +41,9 @@ RESTART_SECONDS = 1.0
 MAX_CRASHES = 5
 CRASH_WINDOW_SECONDS = 60.0
 """A task that crashes this often within this time will crash again: the node fails, in sight of everybody."""
+
+LAST_BEAT_SECONDS = 0.5
+"""What the last heartbeat may take, which says that this node drains. That it leaves is told all the same."""
 
 LEAVE_SECONDS = 2.0
 """What telling the master that this node leaves may take; after that the master drops it by itself in 30 s."""
@@ -60,6 +66,10 @@ class Node:
         """Whether this process runs the background tasks; other workers on the same storage only serve."""
         self.failure: BaseException | None = None
         self.failed = trio.Event()
+        self.draining = False
+        """Whether this node takes no new assignments, and is about to end."""
+        self.observers: list[Callable[[Settings], None]] = []
+        """Called with the new settings after a reload."""
         self.store: DiskStore
         self.master: Master
         self.meetings: Meetings
@@ -85,6 +95,49 @@ class Node:
             raise NodeStopped(f"it has failed: {self.failure!r}")
         if self._root is None:
             raise NodeStopped("it is starting or stopping")
+
+    def require_ready(self) -> None:
+        """Raise `NodeStopped` unless clients should be sent here: serving, and not about to end."""
+        self.require_serving()
+        if self.draining:
+            raise NodeStopped("it is draining")
+
+    async def drain(self) -> None:
+        """Take no new assignments from now on. Returns when the master has been told, `LEAVE_SECONDS` at most.
+
+        Who comes all the same is served: a client that was sent here a moment ago is still on its way.
+        """
+        if not self.draining:
+            self.draining = True
+            _log.info("draining", downloads=self.downloads.active)
+        await self.leave()
+
+    def reload(self, now: Settings) -> tuple[list[str], list[str]]:
+        """Take over what can change while the node runs; return the names of what did, and of what needs a restart.
+
+        The running settings keep the old values of the latter.
+        """
+        before = self.settings
+        names = [field.name for field in fields(now) if getattr(now, field.name) != getattr(before, field.name)]
+        changed = [name for name in names if name in LIVE]
+        self.settings = replace(before, **{name: getattr(now, name) for name in changed})
+        self.downloads.limit = now.max_downloads
+        set_level(now.log_level)
+        if self._root is not None:
+            self.store.set_limits(max_bytes=now.max_bytes, min_free_bytes=now.min_free_bytes)
+            self.evictor.keep_free = now.min_free_bytes
+        for observer in self.observers:
+            observer(self.settings)
+        for name in names:
+            _log.info(
+                "setting changed" if name in LIVE else "setting differs, and needs a restart",
+                setting=name,
+                before=getattr(before, name),
+                now=getattr(now, name),
+            )
+        if not names:
+            _log.info("the settings are as they were")
+        return changed, [name for name in names if name not in LIVE]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the storage, say started, and work until `stop`.
@@ -125,6 +178,12 @@ class Node:
         # One more beat would put this node back on the list.
         self._beating.cancel()
         with trio.move_on_after(LEAVE_SECONDS, shield=True):
+            try:
+                self.pulse.draining = True
+                with trio.move_on_after(LAST_BEAT_SECONDS):
+                    await self.master.heartbeat(self.pulse.next_beat())
+            except NodeError as error:
+                _log.debug("the last heartbeat was not answered", why=str(error))
             try:
                 await self.master.unregister(self.node_id)
             except NodeError as error:

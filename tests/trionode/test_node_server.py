@@ -18,6 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.utils import wrap_app
 
 from trionode.server import connection, sendfile
+from trionode.server.patience import Patience
 from trionode.server.sendfile import FREE_BYTES, WINDOW_BYTES, SendTurns, ShortFile, send_bytes, send_file
 
 if TYPE_CHECKING:
@@ -113,15 +114,13 @@ async def test_a_client_that_leaves_is_noticed_and_gives_its_turn_back(file: int
 
 
 @pytest.mark.parametrize("sender", ["file", "bytes"])
-async def test_a_client_that_stops_reading_is_given_up(
-    file: int, content: bytes, monkeypatch: pytest.MonkeyPatch, sender: str
-):
-    monkeypatch.setattr(sendfile, "STALL_SECONDS", 0.2)
+async def test_a_client_that_stops_reading_is_given_up(file: int, content: bytes, sender: str):
+    patience = Patience(seconds=0.2)
     ours, theirs = pair(4096)
     async with ours, theirs:
         sending = {
-            "file": partial(send_file, ours.socket, file, 0, len(content), SendTurns()),
-            "bytes": partial(send_bytes, ours, content),
+            "file": partial(send_file, ours.socket, file, 0, len(content), SendTurns(), patience=patience),
+            "bytes": partial(send_bytes, ours, content, patience),
         }
         with pytest.raises(trio.TooSlowError):
             await sending[sender]()

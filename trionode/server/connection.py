@@ -11,6 +11,8 @@ With another one nothing is installed, one warning is written, and packages go o
 from __future__ import annotations
 
 import functools
+import resource
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,14 +22,17 @@ import structlog
 import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
+from .patience import Patience
 from .sendfile import SendTurns, send_bytes, send_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from hypercorn.events import Event
+
+    from ..config import Settings
 
     Application = Callable[..., Awaitable[None]]
     Send = Callable[[Any], Awaitable[None]]
@@ -37,6 +42,49 @@ ZERO_COPY = "http.response.zerocopysend"
 
 _turns = SendTurns()
 """Of the whole process: what is shared is its one loop."""
+
+RESERVED_FILES = 256
+"""Open files that are not clients' connections: packages, fills, the master's connections, libraries."""
+
+REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nConnection: close\r\n"
+    b"Access-Control-Allow-Origin: *\r\nContent-Type: application/json\r\nContent-Length: 37\r\n\r\n"
+    b'{"detail":"Too many connections now"}'
+)
+"""What a client over the limit hears. A tablet goes on to the next node after it, as after a closed connection, but a
+proxy or a browser would try a connection that was just closed once more, here and at once."""
+
+LINGER_SECONDS = 1.0
+"""How long a refused client gets to read that: closed with its request unread, TCP would take the answer back."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What the clients of this process may take together, and what they do. Its fields change on a reload."""
+
+    max_connections: int = 0
+    patience: Patience = field(default_factory=Patience)
+    connections: int = 0
+    """Open now, those being refused not counted."""
+    requests: int = 0
+    """Being answered now."""
+
+    def take(self, settings: Settings) -> None:
+        """Take over the settings; of `workers` processes each has its share of the connections."""
+        self.max_connections = _most_connections(settings.max_connections, settings.workers)
+        self.patience.set(settings.progress_seconds, settings.progress_bytes)
+
+
+def _most_connections(wanted: int, workers: int) -> int:
+    """Return how many connections one process may have: its share of `wanted`, and never more than it has files for."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    possible = max(1, files - RESERVED_FILES) if files != resource.RLIM_INFINITY else 0
+    shares = [limit for limit in (-(-wanted // workers), possible) if limit]
+    return min(shares, default=0)
+
+
+limits = Limits()
+"""Of this process."""
 
 _log = structlog.get_logger("trionode.server")
 
@@ -51,17 +99,60 @@ class Connection(TCPServer):
 
     async def run(self) -> None:
         """Serve the connection; when the server cancels it, close it without waiting for the client."""
+        if limits.max_connections and limits.connections >= limits.max_connections:
+            await self._refuse()
+            return
+        limits.connections += 1
         try:
             await super().run()
         except trio.Cancelled:
             await trio.aclose_forcefully(self.stream)
             raise
+        finally:
+            limits.connections -= 1
+
+    async def _refuse(self) -> None:
+        """Say that there are too many, without having read anything."""
+        stream: trio.abc.Stream = self.stream
+        try:
+            # With TLS that would first take a handshake, which is what costs most.
+            if isinstance(stream, trio.SocketStream):
+                with trio.move_on_after(LINGER_SECONDS):
+                    await stream.send_all(REFUSAL)
+                    await stream.send_eof()
+                    while await stream.receive_some(MAX_RECV):
+                        pass
+        except trio.BrokenResourceError:
+            pass  # it has gone by itself
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _run_app(self, app: Application, scope: Any, receive: Any, send: Send, *rest: Any) -> None:
-        if scope["type"] == "http" and scope["http_version"] in {"1.0", "1.1"} and self._socket() is not None:
+        if scope["type"] != "http":
+            await app(scope, receive, send, *rest)
+            return
+        if scope["http_version"] not in {"1.0", "1.1"}:
+            send = functools.partial(self._send_stream, send)
+        elif self._socket() is not None:
             scope["extensions"][ZERO_COPY] = {}
             send = functools.partial(self._send, send)
-        await app(scope, receive, send, *rest)
+        limits.requests += 1
+        try:
+            await app(scope, receive, send, *rest)
+        finally:
+            limits.requests -= 1
+
+    async def _send_stream(self, send: Send, message: Any) -> None:
+        """Send on an HTTP/2 stream, which waits for ever for a client that opens its window no further."""
+        body = memoryview(message.get("body", b""))
+        size = limits.patience.piece_bytes
+        async with self._closing_when_broken():
+            while len(body) > size:
+                with limits.patience.for_piece():
+                    await send({**message, "body": body[:size], "more_body": True})
+                body = body[size:]
+            with limits.patience.for_piece():
+                await send({**message, "body": body} if message["type"] == "http.response.body" else message)
 
     def _socket(self) -> trio.socket.SocketType | None:
         """Return the socket that files can be sent to; None with TLS, which would have to encrypt them."""
@@ -99,11 +190,26 @@ class Connection(TCPServer):
             for part in parts or ():
                 if part is body:
                     await send_file(
-                        socket, file.fileno(), offset, count, _turns, already_sent=self._sent, checked=checked
+                        socket,
+                        file.fileno(),
+                        offset,
+                        count,
+                        _turns,
+                        already_sent=self._sent,
+                        checked=checked,
+                        patience=limits.patience,
                     )
                     self._sent += count
                 else:
-                    await send_bytes(self.stream, part)
+                    await send_bytes(self.stream, part, limits.patience)
+
+    async def _read_data(self) -> None:
+        """Read until the client closes, and then wait no longer for another request from it.
+
+        The base class keeps the connection, and its descriptor, until the time for one is over (5 s).
+        """
+        await super()._read_data()
+        await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
         """Write as the base class does, without its shield and with a limit to how long nothing moves."""
@@ -111,7 +217,7 @@ class Connection(TCPServer):
             await super().protocol_send(event)
             return
         async with self.send_lock, self._closing_when_broken():
-            await send_bytes(self.stream, event.data)
+            await send_bytes(self.stream, event.data, limits.patience)
 
     def _closing_when_broken(self) -> _ClosingWhenBroken:
         return _ClosingWhenBroken(self)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ..pages import bring_in, in_memory
+from .patience import Patience, Progress
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,9 +28,6 @@ TURNS = 2
 
 FREE_BYTES = 64 << 10
 """What each answer sends without waiting for a turn: small answers, and the beginning of every other."""
-
-STALL_SECONDS = 30.0
-"""A client that takes nothing for so long is gone, or might as well be."""
 
 
 class ShortFile(OSError):
@@ -79,13 +77,15 @@ async def send_file(
     *,
     already_sent: int = 0,
     checked: Checked | None = None,
+    patience: Patience | None = None,
 ) -> None:
     """Send `count` bytes of `fd` from `offset` on; the descriptor's own position is neither used nor moved.
 
     `already_sent` is what this answer has sent before. `checked` is asked before each window goes out, and what it
-    raises ends the sending. Raises `BrokenResourceError` (the client is gone), `TooSlowError` (it takes nothing for
-    `STALL_SECONDS`) or `ShortFile`. Cancelled, it has sent part of it.
+    raises ends the sending. Raises `BrokenResourceError` (the client is gone), `TooSlowError` (it takes too
+    little for `patience`) or `ShortFile`. Cancelled, it has sent part of it.
     """
+    progress = Progress(socket, patience or Patience())
     end = offset + count
     free = offset + max(0, FREE_BYTES - already_sent)
     while offset < end:
@@ -104,9 +104,9 @@ async def send_file(
             await checked.ready()  # without a turn: it may take long
             continue
         offset += sent
+        progress.pushed(sent)
         if sent < window:
-            with trio.fail_after(STALL_SECONDS):
-                await trio.lowlevel.wait_writable(socket)
+            await progress.wait_writable()
 
 
 def _send_checked(socket: trio.socket.SocketType, fd: int, offset: int, window: int, checked: Checked | None) -> int:
@@ -138,24 +138,32 @@ def _send_some(socket: trio.socket.SocketType, fd: int, offset: int, window: int
     return sent
 
 
-async def send_bytes(stream: trio.abc.Stream, data: bytes | bytearray | memoryview) -> None:
-    """Write `data` whole. Errors as `send_file`; a client that takes something now and then may take all day."""
+async def send_bytes(
+    stream: trio.abc.Stream, data: bytes | bytearray | memoryview, patience: Patience | None = None
+) -> None:
+    """Write `data` whole. Errors as `send_file`."""
+    patience = patience or Patience()
     if not isinstance(stream, trio.SocketStream):
-        await _send_pieces(stream, memoryview(data))
+        await _send_pieces(stream, memoryview(data), patience)
         return
+    await trio.lowlevel.checkpoint()
+    progress = Progress(stream.socket, patience)
     view = memoryview(data)
-    with trio.fail_after(STALL_SECONDS) as limit:
-        while view:
-            try:
-                sent = await stream.socket.send(view)
-            except OSError as error:
-                raise trio.BrokenResourceError from error
+    while view:
+        try:
+            sent = os.write(stream.socket.fileno(), view)
+        except BlockingIOError:
+            await progress.wait_writable()
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        else:
+            progress.pushed(sent)
             view = view[sent:]
-            limit.deadline = trio.current_time() + STALL_SECONDS
 
 
-async def _send_pieces(stream: trio.abc.Stream, view: memoryview) -> None:
+async def _send_pieces(stream: trio.abc.Stream, view: memoryview, patience: Patience) -> None:
     """Write through a stream that does not say how much it has taken, such as TLS: each piece has its own limit."""
-    for start in range(0, len(view), FREE_BYTES):
-        with trio.fail_after(STALL_SECONDS):
-            await stream.send_all(view[start : start + FREE_BYTES])
+    size = patience.piece_bytes
+    for start in range(0, len(view), size):
+        with patience.for_piece():
+            await stream.send_all(view[start : start + size])

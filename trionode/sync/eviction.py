@@ -45,7 +45,7 @@ class Evictor:
     def __init__(self, store: Store, keep_free: int = 0, notice: Callable[[], Awaitable[object]] = _nothing) -> None:
         self.evicted = 0
         self._store = store
-        self._keep_free = keep_free
+        self.keep_free = keep_free
         self._notice = notice
         self._lock = trio.Lock()
         self._forced_at = -inf
@@ -59,13 +59,13 @@ class Evictor:
         async with self._lock:
             await self._notice()
             usage = await trio.to_thread.run_sync(self._store.usage)
-            if full_disk and usage.free - self._keep_free >= needed:
+            if full_disk and usage.free - self.keep_free >= needed:
                 if trio.current_time() - self._forced_at < FORCE_SECONDS:
                     raise NoSpace(needed, 0)
                 self._forced_at = trio.current_time()
-                usage = replace(usage, free=self._keep_free)
+                usage = replace(usage, free=self.keep_free)
             plan = plan_eviction(
-                self._store.versions(), self._store.refs(), usage, needed, time.time(), keep_free=self._keep_free
+                self._store.versions(), self._store.refs(), usage, needed, time.time(), keep_free=self.keep_free
             )
             for digest in plan:
                 await trio.to_thread.run_sync(self._store.remove, digest)

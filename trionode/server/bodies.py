@@ -1,0 +1,105 @@
+"""Request bodies, bounded before anybody keeps them: no route of a node takes one. An ASGI application around one.
+
+Quart keeps whatever comes in memory until the handler is done (measured: 180 MB before it ran). Here a body that says
+that it is too long is answered 413 before the application hears of it; one that does not say is answered so, or the
+answer that is going on is cut off, as soon as more than the limit has come. Either way the server closes the
+connection, since the rest of the body is still on it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+DETAIL = b'{"detail":"The request body is too large"}'
+
+DISCARD_SECONDS = 10.0
+"""How long what still comes of a refused body is taken off the server's hands."""
+
+_log = structlog.get_logger("trionode.server")
+
+
+class BoundedBodies:
+    """An application behind which no request has a body of more than `limit` bytes."""
+
+    def __init__(self, app: Application, limit: int, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        self._app = app
+        self._limit = limit
+        self._headers = [
+            *(headers or []),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(DETAIL)).encode()),
+        ]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        fields = dict(scope["headers"])
+        length = fields.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._limit:
+            await self._refuse(scope, receive, send)
+        elif length or b"transfer-encoding" in fields or scope["http_version"] not in {"1.0", "1.1"}:
+            await self._watch(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _watch(self, scope: Any, receive: Any, send: Any) -> None:
+        received, answered = 0, False
+
+        async def counting() -> Any:
+            nonlocal received
+            if received > self._limit:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._limit:
+                    # The application drops the request, as for a client that has left.
+                    return {"type": "http.disconnect"}
+            return message
+
+        async def noticing(message: Any) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        await self._app(scope, counting, noticing)
+        if received > self._limit and answered:
+            _discard_in_background(receive)
+        elif received > self._limit:
+            await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:
+        _discard_in_background(receive)
+        closing = [(b"connection", b"close")] if scope["http_version"] in {"1.0", "1.1"} else []
+        await send({"type": "http.response.start", "status": 413, "headers": [*self._headers, *closing]})
+        await send({"type": "http.response.body", "body": DETAIL, "more_body": False})
+
+
+def _discard_in_background(receive: Any) -> None:
+    """Take what still comes, until the server says that the connection is over.
+
+    Hypercorn hands the body over through a short queue, and the end of the connection behind it: with nobody there to
+    take it, it waits for ever, and so does the connection. It goes on after the request's own task, hence a system
+    task; bounded by `DISCARD_SECONDS`.
+    """
+    trio.lowlevel.spawn_system_task(functools.partial(_discard, receive))
+
+
+async def _discard(receive: Any) -> None:
+    with trio.move_on_after(DISCARD_SECONDS):
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        except Exception as error:  # noqa: BLE001 - a system task must not bring the process down
+            _log.debug("the rest of a request body was not taken", why=repr(error))

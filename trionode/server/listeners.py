@@ -1,0 +1,145 @@
+"""What the server listens on: a host and port, a Unix socket, or sockets that systemd has opened already."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from hypercorn.config import Sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, MutableMapping
+    from pathlib import Path
+
+    from ..config import Settings
+
+BACKLOG = 2048
+"""Connections that wait to be accepted: a room of tablets comes within a second. The kernel bounds it (somaxconn)."""
+
+FIRST_PASSED_FD = 3
+"""Where the descriptors of socket activation begin (sd_listen_fds(3))."""
+
+UNIX_MODE = 0o660
+"""Who may connect to a Unix socket: its owner and its group, into which a proxy is put."""
+
+
+class CannotListen(Exception):
+    """The sockets cannot be had; the words say which and why."""
+
+
+@contextlib.contextmanager
+def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[list[socket.socket]]:
+    """Give the sockets, listening; close them at the end, and remove the Unix socket that was made here.
+
+    Sockets passed by systemd go before all settings, and their variables are taken out of `environ`. Raises
+    `CannotListen`.
+    """
+    passed = _passed(environ)
+    made: Path | None = None
+    if passed:
+        sockets = passed
+    elif settings.unix_socket is not None:
+        made = settings.unix_socket
+        sockets = [_listen_unix(made)]
+    else:
+        sockets = [_listen_tcp(settings.host, settings.port)]
+    try:
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+        if made is not None:
+            made.unlink(missing_ok=True)
+
+
+def for_hypercorn(sockets: list[socket.socket], *, tls: bool) -> Sockets:
+    """Return the sockets as Hypercorn wants them."""
+    return Sockets(sockets, [], []) if tls else Sockets([], sockets, [])
+
+
+def name_of(listener: socket.socket) -> dict[str, object]:
+    """Return the facts of a listening socket for the log."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return {"unix_socket": name or "(without a name)"}
+    return {"host": name[0], "port": name[1]}
+
+
+def _passed(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that were passed to this process (sd_listen_fds(3)), [] when there are none."""
+    pid, count = environ.get("LISTEN_PID"), environ.get("LISTEN_FDS")
+    if pid != str(os.getpid()) or count is None:
+        return []
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(variable, None)
+    if not count.isascii() or not count.isdigit():
+        raise CannotListen(f"cannot listen on the sockets that were passed: LISTEN_FDS is {count!r}")
+    return [_adopt(fd) for fd in range(FIRST_PASSED_FD, FIRST_PASSED_FD + int(count))]
+
+
+def _adopt(fd: int) -> socket.socket:
+    try:
+        adopted = socket.socket(fileno=fd)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on descriptor {fd}, which was passed: {error.strerror}") from error
+    if adopted.type != socket.SOCK_STREAM or not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        adopted.detach()
+        raise CannotListen(f"cannot listen on descriptor {fd}, which was passed: it is no listening stream socket")
+    os.set_inheritable(fd, False)
+    adopted.setblocking(False)
+    return adopted
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    plain = host.removeprefix("[").removesuffix("]")
+    shown = f"[{plain}]" if ":" in plain else plain
+    try:
+        found = socket.getaddrinfo(plain, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.bind(address)
+            made.listen(BACKLOG)
+            made.setblocking(False)
+        except BaseException:
+            made.close()
+            raise
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {shown}:{port}: {error.strerror or error}") from error
+    return made
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _clear(path)
+        made.bind(str(path))
+        path.chmod(UNIX_MODE)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError as error:
+        made.close()
+        raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from error
+    return made
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket that a process which was killed has left; one that somebody listens on is in use."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "there is a file of that name, which is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "another process listens there")
