@@ -17,6 +17,7 @@ from .filling import DiskFill, DiskStreamFill
 from .layout import Layout
 from .leases import DiskLease, Entry, Shelf
 from .mending import Mender
+from .peeking import PeekedFill, PeekedStream, peek_fill, peek_stream
 from .publishing import put_in_place, verified
 from .recovery import load_entry, recover, remake_manifest
 from .ref_table import RefTable
@@ -215,10 +216,22 @@ class DiskStore:
         self.reserve(1, 0)
         self.release(1)
         fd = create_locked(self._fs, path)
+        if fd is not None and self._fs.look_at(fd).size:
+            # Left by a process that was killed. Others may still be reading it: they must not see another's bytes.
+            self._fs.unlink(path)
+            self._fs.close(fd)
+            fd = create_locked(self._fs, path)
         if fd is None:
             raise FillBusy(name)
-        self._fs.truncate(fd, 0)
         return DiskStreamFill(self, fd, path)
+
+    def peek(self, digest: Digest) -> PeekedFill | None:
+        """Look into a fill of another process that has begun; None when there is none. *Reads*."""
+        return peek_fill(self._fs, self._layout, digest)
+
+    def peek_stream(self, name: str) -> PeekedStream | None:
+        """Look into a stream of another process; None when there is none. *Reads*."""
+        return peek_stream(self._fs, self._layout, name)
 
     def _is_stored(self, digest: Digest) -> bool:
         """Tell whether a package is committed, be it by another process since we last looked."""

@@ -21,6 +21,7 @@ from .digest import Digest
 from .errors import ChunkMismatch, NoSpace, PackageCorrupt, PackageRejected
 from .filesystem import full_disk
 from .manifest import Chunk, Literal
+from .peeking import map_frame
 from .runs import Runs
 
 if TYPE_CHECKING:
@@ -123,11 +124,12 @@ class DiskFill(Acquisition):
         if not resumed:
             self._fs.truncate(self._fd, 0)
         self._fs.reserve(self._fd, self._manifest.size)
-        self._begin_map()
         for piece in self._manifest.pieces:
             if isinstance(piece, Literal):
                 self._fs.write_at(self._fd, piece.data, piece.offset)
                 self._runs.add(piece.offset, piece.offset + piece.size)
+        # After the literals: who reads the map takes them for there.
+        self._begin_map()
         if resumed:
             self._mark_those_there(range(len(self._have)))
         self._mark_those_there(index for index, have in enumerate(self._have) if not have and self._copy(index))
@@ -203,17 +205,14 @@ class DiskFill(Acquisition):
         self._behind.reached(self._runs.covered(0))
 
     def _begin_map(self) -> None:
-        """Write the map: a line with the digest of the manifest's JSON, then "0" or "1" for each of its chunks.
-
-        It is a hint to other processes, never evidence: after a crash the bytes themselves are hashed.
-        """
-        head = b"trionode map 1 %s\n" % Digest.of(self._manifest.to_json()).encode()
+        """Write the map: see `peeking`, which reads it."""
+        head, tail = map_frame(self._manifest)
         self._map_start = len(head)
         self._map_fd = self._fs.create(self._map_path)
         self._close_map = weakref.finalize(self, self._fs.close, self._map_fd)
         self._close_map.atexit = False
         self._fs.truncate(self._map_fd, 0)
-        self._fs.write_at(self._map_fd, head + b"0" * len(self._have), 0)
+        self._fs.write_at(self._map_fd, head + b"0" * len(self._have) + tail, 0)
 
     def _end_map(self) -> None:
         try:

@@ -14,7 +14,6 @@ import pytest
 
 from store import (
     Chunk,
-    Digest,
     DiskStore,
     FillBusy,
     Manifest,
@@ -309,9 +308,10 @@ def test_a_resumed_fill_believes_bytes_and_not_its_map(store, folder):
 
 def test_the_map_says_what_is_verified(store, folder):
     fill, _, rest = half_filled(store, package())
-    head, marks = (folder / "incoming" / f"{fill.manifest.digest}.map").read_bytes().split(b"\n")
-    assert head == b"trionode map 1 " + Digest.of(fill.manifest.to_json()).encode()
+    head, marks, manifest = (folder / "incoming" / f"{fill.manifest.digest}.map").read_bytes().split(b"\n")
+    assert head == f"trionode map 2 {len(rest) + 1}".encode()
     assert marks == b"1" + b"0" * len(rest)
+    assert manifest == fill.manifest.to_json()
     fill.discard()
 
 
