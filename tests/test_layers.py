@@ -28,8 +28,10 @@ PURE = (
     "master_shim.registry",
     "master_shim.routes",
     "trionode.delivery.admission",
+    "trionode.delivery.limits",
     "trionode.delivery.ranges",
     "trionode.errors",
+    "trionode.histogram",
     "trionode.sync.plan",
 )
 """Modules that decide: they take `now` and data. What they import of ours must be one of them as well."""
@@ -37,6 +39,7 @@ PURE = (
 WITHOUT_IO = {
     "__future__",
     "base64",
+    "bisect",
     "blake3",
     "collections",
     "collections.abc",

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+import trio
 from quart import Response, jsonify, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -19,6 +20,7 @@ from . import errors
 from .config import Settings, load_settings
 from .delivery.body import PackageBody
 from .delivery.connection import EXIT_STACK, PackageConnection, PackageResponse
+from .delivery.download import Asked, Download
 from .delivery.ranges import UNKNOWN, Answer, plan_answer
 from .delivery.source import acquire
 from .node import Node
@@ -142,6 +144,7 @@ async def download(node: Node, meeting_id: str) -> Response:
     if not is_meeting_id(meeting_id):
         raise errors.MeetingUnknown(meeting_id)
     node.require_serving()
+    arrived = trio.current_time()
     version = Digest(request.args["v"]) if "v" in request.args else None
     if ticket := request.args.get("t"):
         node.pulse.saw_ticket(ticket[:MAX_TICKET])
@@ -158,15 +161,28 @@ async def download(node: Node, meeting_id: str) -> Response:
         return _refuse(answer)
     body = None
     if answer.status in {200, 206} and request.method == "GET":
-        body = PackageBody(source, answer.pieces, node.downloads)
-        digest = source.digest
-        node.downloads.enter(digest)
-        stack.callback(lambda: node.downloads.leave(digest, whole=body.whole))
+        client = request.remote_addr or ""
+        asked = Asked(meeting_id, source.digest, client, request.headers.get("Range"), arrived)
+        body = await _begin(node, stack, source, answer, asked)
     response = PackageResponse(answer.status, answer.headers, body)
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if version else "no-cache"
     if answer.status != 304:
         response.headers["Content-Disposition"] = attachment(f"meeting_{meeting_id}.zip").decode("ascii")
     return response
+
+
+async def _begin(
+    node: Node, stack: ExitStack, source: CheckedLease | ActiveFill, answer: Answer, asked: Asked
+) -> PackageBody:
+    """Wait for a place among the downloads, and return what is sent then."""
+    download = Download(node.downloads, asked)
+    stack.callback(download.close)
+    await download.admitted(node.settings.queue_seconds)
+    if isinstance(source, ActiveFill) and source.error is not None:
+        # It failed while this waited: that can still be said, and not only be shown by a cut.
+        raise errors.FillFailed(str(source.error))
+    download.body = PackageBody(source, answer.pieces, node.downloads, asked.client)
+    return download.body
 
 
 def _plan(source: CheckedLease | ActiveFill) -> Answer:

@@ -88,6 +88,9 @@ def serve_command(
     max_bytes: str | None = None,
     min_free_bytes: str | None = None,
     max_downloads: str | None = None,
+    queue_seconds: str | None = None,
+    client_bytes_per_second: str | None = None,
+    total_bytes_per_second: str | None = None,
     scrub_bytes_per_second: str | None = None,
     log_level: str | None = None,
     workers: str | None = None,
@@ -126,6 +129,14 @@ def serve_command(
         What stays free on the disk, such as 2G. [TRIONODE_MIN_FREE_BYTES, default 0]
     max_downloads
         Downloads at once; 0 for no limit. [TRIONODE_MAX_DOWNLOADS, default 0]
+    queue_seconds
+        How long one more than that waits for a place before it is refused. [TRIONODE_QUEUE_SECONDS, default 4]
+    client_bytes_per_second
+        What each client's address gets at most, such as 10M; 0 for no limit.
+        [TRIONODE_CLIENT_BYTES_PER_SECOND, default 0]
+    total_bytes_per_second
+        What all downloads together get at most, such as 100M; 0 for no limit.
+        [TRIONODE_TOTAL_BYTES_PER_SECOND, default 0]
     scrub_bytes_per_second
         How fast stored packages are read again, to notice a disk that loses bits; 0 for not at all.
         [TRIONODE_SCRUB_BYTES_PER_SECOND, default 8M]

@@ -34,6 +34,9 @@ LEGACY_VARIABLES = {
 SCRUB_BYTES_PER_SECOND = 8 << 20
 """What the scrub reads: a twentieth of what a slow disk gives, and still 50 GB in two hours, 700 GB in a day."""
 
+QUEUE_SECONDS = 4.0
+"""How long a download waits for a place: with the rest it has its headers, or a refusal, within 5 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -52,6 +55,9 @@ class Settings:
     max_bytes: int = 0
     min_free_bytes: int = 0
     max_downloads: int = 0
+    queue_seconds: float = QUEUE_SECONDS
+    client_bytes_per_second: int = 0
+    total_bytes_per_second: int = 0
     scrub_bytes_per_second: int = SCRUB_BYTES_PER_SECOND
     log_level: str = "info"
     workers: int = 1
@@ -212,6 +218,18 @@ def _bytes(value: object) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()]) if match[2] else int(match[1])
 
 
+LOWEST_RATE = 64 << 10
+"""A slower download is none; and whoever writes 8 means 8M."""
+
+RATES = "bytes per second, at least 64K, or a number with K, M or G (1024 each); 0 for no limit"
+
+
+def _rate(value: object) -> int:
+    if 0 < (rate := _bytes(value)) < LOWEST_RATE:
+        raise ValueError
+    return rate
+
+
 def _choice(*choices: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if (text := _text(value).lower()) not in choices:
@@ -232,6 +250,9 @@ _PARSERS: dict[str, tuple[Callable[[object], object], str]] = {
     "max_bytes": (_bytes, "bytes, or a number with K, M, G or T (1024 each); 0 for no limit"),
     "min_free_bytes": (_bytes, "bytes, or a number with K, M, G or T (1024 each); 0 for no limit"),
     "max_downloads": (_whole(0, 1_000_000), "a number of downloads at once, from 0 (no limit) to 1000000"),
+    "queue_seconds": (_seconds(0, 60), "seconds, from 0 to 60"),
+    "client_bytes_per_second": (_rate, RATES),
+    "total_bytes_per_second": (_rate, RATES),
     "scrub_bytes_per_second": (_bytes, "bytes per second, or a number with K, M or G (1024 each); 0 to read nothing"),
     "log_level": (_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
     "workers": (_whole(1, 256), "a number of processes, from 1 to 256"),

@@ -19,6 +19,7 @@ from store.node_files import StorageLock, node_id
 
 from .config import LIVE
 from .delivery.admission import Downloads
+from .delivery.limits import Limits
 from .errors import NodeError, NodeStopped
 from .logs import set_level
 from .signals import Request
@@ -59,7 +60,8 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.downloads = Downloads(settings.max_downloads)
+        rates = Limits(settings.client_bytes_per_second, settings.total_bytes_per_second)
+        self.downloads = Downloads(settings.max_downloads, rates)
         self.started_at = time.time()
         self.node_id = settings.node_id
         self.leader = False
@@ -217,6 +219,7 @@ class Node:
         rate, promised = settings.scrub_bytes_per_second, lambda: self.meetings.promised().values()
         self.scrubber = Scrubber(self.store, self.meetings.healer, times, rate, promised)
         self.pulse = Pulse(self.node_id, settings.node_address, self.meetings, self.downloads)
+        self.downloads.on_full = self.meetings.changed.ask
         try:
             yield
         finally:

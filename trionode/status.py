@@ -48,6 +48,7 @@ async def status_of(node: Node) -> dict[str, object]:
         "bytes_fetched": node.master.bytes_fetched,
         "bytes_sent": downloads.bytes_sent,
         "active_downloads": downloads.active,
+        "queued_downloads": downloads.queued,
         "max_downloads": downloads.limit,
         "downloads_finished": downloads.finished,
         "downloads_broken_off": downloads.broken_off,

@@ -8,6 +8,8 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import trio
+
 from ..errors import FillFailed
 from ..pages import bring_in, in_memory
 from ..sync.active import ActiveFill
@@ -27,20 +29,30 @@ class PackageBody:
     """
 
     def __init__(
-        self, source: CheckedLease | ActiveFill, pieces: tuple[bytes | range, ...] | None, downloads: Downloads
+        self,
+        source: CheckedLease | ActiveFill,
+        pieces: tuple[bytes | range, ...] | None,
+        downloads: Downloads,
+        client: str = "",
     ) -> None:
         self.source = source
         self.downloads = downloads
+        self.client = client
+        """Whose share of the bandwidth this takes."""
         self.sent = 0
         """Bytes of the body that the kernel, or a server without zero-copy, has taken."""
         self.whole = False
         """Whether all of it went out."""
+        self.failure = ""
+        """Why not, where the reason is on this side."""
+        self.began_at: float | None = None
+        """When the first byte of it went out."""
         self._endless = pieces is None
         self._left = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
         self._given = 0
 
-    def sending(self) -> AbstractContextManager[None]:
-        """Return what to send inside of: it is cut off when the fill behind it fails."""
+    def sending(self) -> AbstractContextManager[trio.CancelScope | None]:
+        """Return what to send inside of: a scope that is cancelled when the fill behind it fails; None for a lease."""
         return self.source.sending() if isinstance(self.source, ActiveFill) else nullcontext()
 
     @property
@@ -56,10 +68,11 @@ class PackageBody:
         """
         piece = self._left[0] if self._left else None
         if isinstance(piece, range):
-            size = min(largest, len(piece))
+            size = min(self.downloads.span_bytes(largest), len(piece))
             if isinstance(self.source, ActiveFill):
                 size = min(size, await self.source.available(piece.start))
             await self.source.ready()
+            await self._pace(size)
             if size:
                 self._left[0] = piece[size:]
                 piece = piece[:size]
@@ -74,6 +87,19 @@ class PackageBody:
             self._left.popleft()
         self._given += len(piece)
         return piece
+
+    async def _pace(self, size: int) -> None:
+        """Wait until so many bytes more may go, by the limits of the node."""
+        booking = self.downloads.limits.book(self.client, size, trio.current_time())
+        if not booking.seconds:
+            return
+        waited = False
+        try:
+            await trio.sleep(booking.seconds)
+            waited = True
+        finally:
+            if not waited:
+                booking.give_back()
 
     async def read(self, span: range) -> bytes:
         """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has.
@@ -109,5 +135,7 @@ class PackageBody:
 
     def moved(self, count: int) -> None:
         """Count bytes of the body that went out."""
+        if self.began_at is None and count:
+            self.began_at = trio.current_time()
         self.sent += count
         self.downloads.bytes_sent += count

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import trio
 from quart.utils import encode_headers
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -31,8 +30,6 @@ ZERO_COPY = "http.response.zerocopysend"
 
 SPAN_BYTES = 4 << 20
 """What one such message names. Nothing of it is in this process's memory; between two, the source is looked at."""
-
-_log = structlog.get_logger("trionode.delivery")
 
 
 class PackageResponse(TrioResponse):
@@ -81,19 +78,17 @@ class PackageConnection(TrioASGIHTTPConnection):
     async def _send_package(self, send: Any, package: PackageBody) -> bool:
         """Send the body; tell whether all of it went out."""
         zero_copy = ZERO_COPY in (self.scope.get("extensions") or {})
-        reason = "the fill it followed has failed"
-        with package.sending():
+        with package.sending() as cut:
             try:
                 while (piece := await package.next(_largest(package, zero_copy=zero_copy))) is not None:
                     await _send_piece(send, package, piece, zero_copy=zero_copy)
-                    if package.behind:
-                        reason = "the client is gone"
+                    if package.behind:  # the client takes no more, and the server has closed the connection
                         break
             except (FillFailed, OSError) as error:
                 # OSError: the disk failed, or the file was cut while it was sent.
-                reason = str(error)
-        if not package.whole:
-            _log.warning("a download was cut off", path=self.scope["path"], why=reason)
+                package.failure = str(error)
+        if cut is not None and cut.cancelled_caught:
+            package.failure = "the fill it followed has failed"
         return package.whole
 
 

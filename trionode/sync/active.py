@@ -109,12 +109,12 @@ class ActiveFill:
             self._close_if_unused()
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self) -> Iterator[trio.CancelScope]:
         """Cut off what is done inside once the fill fails, even where it waits for a client that reads nothing."""
         with trio.CancelScope() as scope:
             self._sending.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._sending.discard(scope)
 

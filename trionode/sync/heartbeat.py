@@ -59,7 +59,9 @@ class Pulse:
         now, sent = trio.current_time(), self._downloads.bytes_sent
         rate = (sent - self._measured_bytes) / max(now - self._measured_at, 1e-3)
         self._measured_at, self._measured_bytes = now, sent
-        return Load(self._downloads.active, self._downloads.limit, round(rate), self.draining)
+        # Those that wait count too: with them this node is not only full, but behind.
+        active = self._downloads.active + self._downloads.queued
+        return Load(active, self._downloads.limit, round(rate), self.draining)
 
     def next_beat(self) -> Heartbeat:
         """Compose a beat from what is so now."""
