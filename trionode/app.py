@@ -16,7 +16,7 @@ from master_shim.names import attachment
 from master_shim.protocol import is_meeting_id
 from store import Digest, InvalidDigest, NeverFits, NoSpace, StoreError
 
-from . import errors
+from . import errors, metrics
 from .config import Settings, load_settings
 from .delivery.body import PackageBody
 from .delivery.connection import EXIT_STACK, PackageConnection, PackageResponse
@@ -133,6 +133,7 @@ def _add_routes(app: NodeApp, node: Node) -> None:
     route("/health", health)
     route("/ready", ready)
     route("/api/status", status)
+    route("/metrics", metrics_answer)
     route("/", index)
     route("/api/config", configure, ("GET", "POST"))
     for path in ("/api/service/start", "/api/service/stop"):
@@ -228,6 +229,17 @@ async def status(node: Node) -> Response:
     """Say what the node holds and does."""
     node.require_serving()
     return _json(await status_of(node))
+
+
+async def metrics_answer(node: Node) -> Response:
+    """Say in Prometheus' words what the node has counted."""
+    node.require_serving()
+    usage = await trio.to_thread.run_sync(node.store.usage)
+    body, media_type = metrics.write(node, metrics.take(node), usage, request.headers.get("Accept", ""))
+    response = Response(body, content_type=media_type)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 async def index(node: Node) -> Response:

@@ -92,6 +92,8 @@ class Meetings:
         self.last_look = 0.0
         """When the master last answered a look, in Unix seconds."""
         self.look_error = ""
+        self.fills_done = 0
+        self.fills_failed = 0
         self._master = master
         self._chance = chance
         self._make_room = make_room
@@ -272,8 +274,10 @@ class Meetings:
             else:
                 await fill_from_manifest(self.store, self._master, manifest, active, self._chance, self._make_room)
             error = None
+            self.fills_done += 1
         except (NodeError, StoreError, OSError) as reason:
             error = reason
+            self.fills_failed += 1
             raise
         finally:
             meeting.fill = None
