@@ -20,6 +20,7 @@ from . import errors, metrics
 from .config import Settings, load_settings
 from .delivery.body import PackageBody
 from .delivery.connection import EXIT_STACK, PackageConnection, PackageResponse
+from .delivery.digests import is_wanted
 from .delivery.download import Asked, Download
 from .delivery.ranges import UNKNOWN, Answer, plan_answer
 from .delivery.source import acquire
@@ -45,7 +46,7 @@ CORS = {
     "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
     "Access-Control-Allow-Headers": "*",
     "Access-Control-Expose-Headers": (
-        "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"
+        "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, Repr-Digest, Retry-After"
     ),
 }
 
@@ -167,6 +168,10 @@ async def download(node: Node, meeting_id: str) -> Response:
         body = await _begin(node, stack, source, answer, asked)
     response = PackageResponse(answer.status, answer.headers, body)
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if version else "no-cache"
+    if not isinstance(source, ActiveFill) and is_wanted(request.headers.get("Want-Repr-Digest")):
+        digest = await node.repr_digests.of(source)
+        if digest is not None:
+            response.headers["Repr-Digest"] = digest
     if answer.status != 304:
         response.headers["Content-Disposition"] = attachment(f"meeting_{meeting_id}.zip").decode("ascii")
     return response

@@ -72,6 +72,7 @@ class Settings:
 
 LIVE = frozenset(
     {
+        "client_bytes_per_second",
         "drain_seconds",
         "log_level",
         "max_bytes",
@@ -80,6 +81,8 @@ LIVE = frozenset(
         "min_free_bytes",
         "progress_bytes",
         "progress_seconds",
+        "queue_seconds",
+        "total_bytes_per_second",
     }
 )
 """What `trionode reload` can change while the node runs; anything else needs a restart."""

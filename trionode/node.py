@@ -19,6 +19,7 @@ from store.node_files import StorageLock, node_id
 
 from .config import LIVE
 from .delivery.admission import Downloads
+from .delivery.digests import ReprDigests
 from .delivery.limits import Limits
 from .errors import NodeError, NodeStopped
 from .logs import set_level
@@ -62,6 +63,7 @@ class Node:
         self.settings = settings
         rates = Limits(settings.client_bytes_per_second, settings.total_bytes_per_second)
         self.downloads = Downloads(settings.max_downloads, rates)
+        self.repr_digests = ReprDigests()
         self.started_at = time.time()
         self.node_id = settings.node_id
         self.leader = False
@@ -123,7 +125,8 @@ class Node:
         names = [field.name for field in fields(now) if getattr(now, field.name) != getattr(before, field.name)]
         changed = [name for name in names if name in LIVE]
         self.settings = replace(before, **{name: getattr(now, name) for name in changed})
-        self.downloads.limit = now.max_downloads
+        self.downloads.set_limit(now.max_downloads)
+        self.downloads.limits.change(now.client_bytes_per_second, now.total_bytes_per_second)
         set_level(now.log_level)
         if self._root is not None:
             self.store.set_limits(max_bytes=now.max_bytes, min_free_bytes=now.min_free_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -119,6 +121,21 @@ async def test_head_says_what_get_says(node: OurNode):
                 }
         part = await client.head(node.package_url("m1"), headers={"Range": "bytes=0-1"})
     assert (part.status_code, part.headers["content-length"]) == (200, str(len(whole.content)))
+
+
+async def test_a_digest_is_sent_to_who_wants_one(node: OurNode):
+    whole = await node.download("m1")
+    wanted = f"sha-256=:{base64.b64encode(hashlib.sha256(whole.content).digest()).decode()}:"
+    for preference in ("sha-256=10", "sha-512=3, sha-256=1", "sha-256=0, sha-256=1"):
+        answers = [
+            await node.download("m1", headers={"Want-Repr-Digest": preference, **more})
+            for more in ({}, {"Range": "bytes=0-9"})
+        ]
+        assert [answer.headers["repr-digest"] for answer in answers] == [wanted] * 2
+    for preference in ("sha-512=10", "sha-256=0", "blake3=1", "x-sha-256=1", ""):
+        answer = await node.download("m1", headers={"Want-Repr-Digest": preference})
+        assert "repr-digest" not in answer.headers
+    assert "repr-digest" not in whole.headers
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
