@@ -38,10 +38,10 @@ READ_BYTES = 1024 * 1024
 APPEND_BYTES = 1024 * 1024
 """What a stream is handed at a time."""
 
-QUIET_SECONDS = 1.0
-QUIET_PROBE_SECONDS = 0.06
-QUIET_SHARE = 0.9
-"""A work begins when the processors were idle for this share of a probe, at the latest after QUIET_SECONDS."""
+PROBE_SECONDS = 0.06
+NOISE_SHARE = 0.25
+"""What others may use of the machine's processors during a turn, and of one before it: writing out for `sync` is the
+work of kernel threads, which are others too."""
 
 CP_SYNC = 'start=$EPOCHREALTIME; cp "$1" "$2"; sync "$2"; end=$EPOCHREALTIME; echo "$start $end"'
 """`cp` and `sync` as anybody would run them, timed inside the shell, so that starting the shell does not count."""
@@ -65,42 +65,60 @@ QUICK = Plan(rounds=3, megabytes=256, versions=200, rebuilds=2)
 
 
 def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Do every work once a round, in an order that moves on by one; return the seconds of each.
-
-    What a work leaves for the disk to do is done before the next begins: `sync` is called between them, and then the
-    machine is waited for, since works that use both cores suffer from neighbours more than `cp` does.
-    """
+    """Do every work once a round, in an order that moves on by one; return the seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         order = [*works][number % len(works) :] + [*works][: number % len(works)]
         for name in order:
-            os.sync()
-            wait_for_quiet()
-            seconds[name].append(works[name]())
+            seconds[name].append(quiet.turn(works[name]))
     return seconds
 
 
-def wait_for_quiet() -> None:
-    """Wait until the machine has little else to do, but no longer than QUIET_SECONDS."""
-    deadline = time.monotonic() + QUIET_SECONDS
-    idle, total = cpu_ticks()
-    while time.monotonic() < deadline:
-        time.sleep(QUIET_PROBE_SECONDS)
-        idle_then, total_then = idle, total
-        idle, total = cpu_ticks()
-        if idle - idle_then >= QUIET_SHARE * (total - total_then) > 0:
-            return
-    noisy.append(time.monotonic())
+class Quiet:
+    """Lets works begin, and if need be again, when the machine has little else to do.
+
+    A work that uses both cores suffers from neighbours more than `cp` does. `patience` is how many seconds a turn may
+    wait for them; `noisy` counts the turns that they took part in all the same.
+    """
+
+    def __init__(self) -> None:
+        self.patience = 1.0
+        self.noisy = 0
+
+    def turn(self, work: Work) -> float:
+        """Do a work and return its seconds. What the one before left for the disk to do is done first."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            os.sync()
+            self._wait(deadline)
+            before = self._busy()
+            begin = time.monotonic()
+            seconds = work()
+            # What a work prepares and clears away is judged with it: mostly the same kind of work.
+            others = (self._busy() - before) / (time.monotonic() - begin) / (os.cpu_count() or 1)
+            if others <= NOISE_SHARE:
+                return seconds
+            if time.monotonic() > deadline:
+                self.noisy += 1
+                return seconds
+
+    def _wait(self, deadline: float) -> None:
+        """Wait until others use little of a probe."""
+        while time.monotonic() < deadline:
+            before, begin = self._busy(), time.monotonic()
+            time.sleep(PROBE_SECONDS)
+            if (self._busy() - before) / (time.monotonic() - begin) <= NOISE_SHARE:
+                return
+
+    def _busy(self) -> float:
+        """Return the processor seconds that others have used, the kernel's own threads among them."""
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=11)[1:9]]
+        own = os.times()
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return busy - own.user - own.system - own.children_user - own.children_system
 
 
-def cpu_ticks() -> tuple[int, int]:
-    """Return how many ticks the machine's processors were idle, and all there were."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=11)[1:9]]
-    return ticks[3] + ticks[4], sum(ticks)
-
-
-noisy: list[float] = []
-"""When a work began although the machine had other work."""
+quiet = Quiet()
 
 
 def speed_ratio(seconds: Mapping[str, list[float]], subject: str, peer: str) -> float:
@@ -366,8 +384,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="WORD", help="only the sections of these names")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--folder", type=Path, help="where to measure: on the disk in question")
+    parser.add_argument("--patience", type=float, default=1.0, help="seconds a turn may wait for a quiet machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
+    quiet.patience = options.patience
     base = QUICK if options.quick else FULL
     plan = Plan(options.rounds or base.rounds, base.megabytes, base.versions, base.rebuilds)
     rows: list[Row] = []
@@ -381,9 +401,9 @@ def main() -> int:
                 figures = found[section]()
                 show_figures(section, figures)
                 rows += [figure.row for figure in figures]
-                if noisy:
-                    print(f"The machine had other work to do when {len(noisy)} of these were measured.\n")
-                    noisy.clear()
+                if quiet.noisy:
+                    print(f"The machine had other work to do during {quiet.noisy} turns of these.\n")
+                    quiet.noisy = 0
         except BenchmarkError as error:
             print(error, file=sys.stderr)
             return 1
