@@ -32,6 +32,7 @@ PURE = (
     "trionode.delivery.ranges",
     "trionode.errors",
     "trionode.histogram",
+    "trionode.sync.order",
     "trionode.sync.plan",
 )
 """Modules that decide: they take `now` and data. What they import of ours must be one of them as well."""

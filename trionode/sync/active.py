@@ -39,6 +39,7 @@ class ActiveFill:
         self._followers = 0
         self._sending: set[trio.CancelScope] = set()
         self._moved = Signal()
+        self._wanted: dict[object, int] = {}
 
     def fileno(self) -> int:
         """Return the descriptor of the file that is being filled."""
@@ -50,13 +51,22 @@ class ActiveFill:
 
         Raises `FillFailed` when the fill has failed; what was sent so far is then the beginning of no package.
         """
-        while True:
-            if self.error is not None:
-                raise FillFailed(str(self.error)) from self.error
-            ready = self._ready(offset)
-            if ready > 0 or self.finished:
-                return ready
-            await self._moved.wait()
+        waiter = object()
+        try:
+            while True:
+                if self.error is not None:
+                    raise FillFailed(str(self.error)) from self.error
+                ready = self._ready(offset)
+                if ready > 0 or self.finished:
+                    return ready
+                self._wanted.setdefault(waiter, offset)
+                await self._moved.wait()
+        finally:
+            self._wanted.pop(waiter, None)
+
+    def wanted(self) -> list[int]:
+        """Return the offsets at which somebody waits, who has waited longest first."""
+        return list(self._wanted.values())
 
     @property
     def trusted(self) -> bool:

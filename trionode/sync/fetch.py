@@ -6,7 +6,6 @@ A fill belongs to the node's nursery, not to a request: a client that leaves sto
 from __future__ import annotations
 
 import os
-from collections import deque
 from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import structlog
@@ -15,6 +14,7 @@ import trio
 from store import ChunkMismatch, FillBusy, NeverFits, NoSpace, StoreError, VersionPresent
 
 from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
+from .order import choose
 from .plan import retry_seconds
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def fill_from_manifest(
             size=manifest.size,
             missing=sum(chunk.size for chunk in missing),
         )
-        await _run_lanes(master, fill, deque(plan_batches(missing)), active, chance, make_room)
+        await _run_lanes(master, fill, list(plan_batches(missing)), active, chance, make_room)
         await _with_room(make_room, fill.commit)
     except VersionGone:
         # Nobody will ever ask for the rest: what is there helps the next version, through no fill of this one.
@@ -135,18 +135,24 @@ def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
 async def _run_lanes(
     master: Master,
     fill: Fill,
-    batches: deque[tuple[Chunk, ...]],
+    batches: list[tuple[Chunk, ...]],
     active: ActiveFill,
     chance: Random,
     make_room: MakeRoom,
 ) -> None:
-    """Work through `batches` in `LANES` tasks. The first error stops all and is raised as it is, not in a group."""
+    """Work through `batches` in `LANES` tasks, what clients wait for first.
+
+    The first error stops all and is raised as it is, not in a group.
+    """
     failed: list[Exception] = []
+    left = [range(batch[0].offset, batch[-1].offset + batch[-1].size) for batch in batches]
 
     async def run_lane() -> None:
         try:
-            while batches:
-                await _fetch_batch(master, fill, batches.popleft(), chance, make_room)
+            while left:
+                index = choose(left, active.wanted())
+                del left[index]
+                await _fetch_batch(master, fill, batches.pop(index), chance, make_room)
                 active.advance()
         except (NodeError, StoreError, OSError) as error:
             failed.append(error)
