@@ -158,7 +158,8 @@ class DiskStore:
             self._fs.unlink(self._layout.package(digest))
             self._forget(digest)
             self._fs.unlink(self._layout.manifest(digest))
-            self._fs.sync_folder(self._layout.packages)
+        # Not under the lock, which commits wait for: of many removals one after the other they would get none.
+        self._fs.sync_folder(self._layout.packages)
 
     def _admit(self, entry: Entry, manifest: Manifest | None = None) -> None:
         """Count a package that lies complete on the disk as committed."""
@@ -291,12 +292,14 @@ class DiskStore:
     ) -> Manifest:
         """Make a file a package; see `publishing`.
 
-        In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut),
-        then `filesystem.publish` syncs and renames the file, then the manifest is put in place in the same way, then
-        their folder is synced; only then is the version held. When this raises, `source` has its name again.
+        In this order: the bytes are verified (against the manifest; without one the zip is read whole and cut) and
+        synced, which takes long and holds nobody up; then the file is renamed, then its manifest synced and renamed,
+        then their folder is synced; only then is the version held. When this raises, `source` has its name again.
         """
         before = self._fs.look_at(fd)
         made = verified(self._fs, fd, size, manifest, whole)
+        with full_disk(size, self.room):
+            self._fs.sync(fd)
         with self._names:
             if self._is_stored(made.digest):
                 self._fs.unlink(source)

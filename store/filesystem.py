@@ -254,7 +254,7 @@ def make_folder_durably(fs: FileSystem, path: Path) -> None:
 
 
 def publish(fs: FileSystem, fd: int, source: Path, target: Path) -> None:
-    """Make a finished file visible under its lasting name. Everything that is published goes through here.
+    """Make a finished small file visible under its lasting name; for packages, `DiskStore` does it in two steps.
 
     Its bytes are synced before it is renamed, so a crash leaves under `target` the whole file, or what was there
     before. The name itself survives a power cut only once `target`'s folder is synced, which is left to the caller:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .errors import PackageChanged, PackageCorrupt
-from .filesystem import publish, write_whole
+from .filesystem import write_whole
 from .reading import split_bytes
 from .zips import check_package
 
@@ -26,8 +27,11 @@ def verified(fs: FileSystem, fd: int, size: int, manifest: Manifest | None, whol
     """
     reader = partial(fs.read_into, fd)
     if manifest is None:
-        check_package(reader, size)
-        return split_bytes(reader, size, partial(whole.digest, size))
+        # Cutting what may be rejected costs little; cutting only afterwards would leave a core idle.
+        with ThreadPoolExecutor(1, thread_name_prefix="store-cut") as thread:
+            cutting = thread.submit(split_bytes, reader, size, partial(whole.digest, size))
+            check_package(reader, size)
+            return cutting.result()
     try:
         right = fs.look_at(fd).size == size and whole.digest(size) == manifest.digest
     except PackageChanged:
@@ -38,14 +42,14 @@ def verified(fs: FileSystem, fd: int, size: int, manifest: Manifest | None, whol
 
 
 def put_in_place(fs: FileSystem, layout: Layout, fd: int, source: Path, manifest: Manifest) -> Seen:
-    """Name a verified package and its manifest, durably; on an error, neither. Return the state of the file.
+    """Name a verified package, whose bytes are on the disk, and its manifest; on an error, neither. Return its state.
 
     The package first: one without its manifest can be hashed against its name, and a manifest alone is nothing. Both
     names share one sync of their folder.
     """
     target, place = layout.package(manifest.digest), layout.manifest(manifest.digest)
     try:
-        publish(fs, fd, source, target)
+        fs.rename(source, target)
         write_whole(fs, manifest.to_json(), layout.temporary(), place)
         fs.sync_folder(target.parent)
         return fs.look_at(fd)

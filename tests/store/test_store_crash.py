@@ -39,8 +39,8 @@ ALL = os.environ.get("CRASH_STATES") == "all"
 SYNCS = {
     "ref_table.drop: sync_folder meetings": both_origins,
     "disk._is_stored: sync_folder packages": None,  # two processes
-    "publishing.put_in_place: sync .part": first_start,
-    "publishing.put_in_place: sync .stream": both_origins,
+    "disk.publish: sync .part": first_start,
+    "disk.publish: sync .stream": both_origins,
     "publishing.put_in_place: sync .tmp": bad_bytes,
     "publishing.put_in_place: sync_folder packages": first_start,
     "disk.remove: sync_folder packages": room_is_made,
