@@ -1,0 +1,87 @@
+"""Downloaders people use, against a node that has the package and one that has yet to fetch it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.masters import ShimMaster
+from tests.support.nodes import digest_of
+from tests.support.packages import make_documents, make_package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes.running import FakeFactory
+    from tests.support.nodes import OurNode
+    from tests.support.packages import Package
+    from tests.support.processes import Spawner
+    from tests.trionode.conftest import StartNode
+
+
+@pytest.fixture
+def big(folder: Path) -> Package:
+    return make_package(folder / "big.zip", make_documents(8, 3_000_000), level=1)
+
+
+@pytest.fixture
+def master(spawn: Spawner, folder: Path, big: Package) -> ShimMaster:
+    return ShimMaster(spawn, folder)
+
+
+def run(spawn: Spawner, saved: Path, *command: str) -> str:
+    """Run a downloader, and return the digest of what it saved."""
+    process = spawn(*command, cwd=saved.parent)
+    assert process.wait(within=60) == 0, process.log()
+    return digest_of(saved.read_bytes())
+
+
+def aria2c(url: str, saved: Path) -> tuple[str, ...]:
+    """Sixteen connections, each asking for a piece of its own."""
+    return ("aria2c", "--no-conf", "-q", "-x16", "-s16", "-k1M", "--all-proxy=", "-o", saved.name, url)
+
+
+async def up(node: OurNode) -> OurNode:
+    await node.until_up()
+    return node
+
+
+async def test_aria2c_in_sixteen_pieces_from_a_node_that_has_nothing_yet(
+    spawn: Spawner, master: ShimMaster, start_node: StartNode, tmp_path: Path, big: Package
+):
+    node = await up(start_node(master.url))
+    url = f"{node.package_url('big')}?v={big.digest}"
+    assert run(spawn, tmp_path / "cold.zip", *aria2c(url, tmp_path / "cold.zip")) == big.digest
+    # Sixteen clients in as many places cost the master no more than one.
+    assert (await node.status())["bytes_fetched"] < 1.05 * big.size
+    await node.until_synced("big")
+    assert run(spawn, tmp_path / "warm.zip", *aria2c(url, tmp_path / "warm.zip")) == big.digest
+    status = await node.status()
+    assert (status["active_downloads"], status["queued_downloads"]) == (0, 0)
+
+
+async def test_aria2c_from_a_node_whose_master_says_no_length(
+    spawn: Spawner, fakes: FakeFactory, folder: Path, start_node: StartNode, tmp_path: Path, big: Package
+):
+    master = fakes.master(folder, started=("big",))
+    node = await up(start_node(master.url))
+    saved = tmp_path / "cold.zip"
+    assert run(spawn, saved, *aria2c(node.package_url("big"), saved)) == big.digest
+
+
+async def test_wget_and_curl_go_on_where_they_were_cut_off(
+    spawn: Spawner, master: ShimMaster, start_node: StartNode, tmp_path: Path, big: Package
+):
+    node = start_node(master.url)
+    await node.until_synced("big")
+    url, saved = node.package_url("big"), tmp_path / "part.zip"
+    beginning = big.path.read_bytes()[: big.size // 3]
+    for command in (
+        ("wget", "-q", "--no-proxy", "-c", "-O", saved.name, url),
+        ("curl", "-sS", "--noproxy", "*", "-C", "-", "-o", saved.name, url),
+    ):
+        saved.write_bytes(beginning)
+        assert run(spawn, saved, *command) == big.digest
+    rest = 2 * (big.size - len(beginning))
+    assert (await node.status())["bytes_sent"] == rest, "only what was missing was sent"
