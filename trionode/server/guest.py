@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import types
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -91,7 +92,8 @@ class _Guest:
 
     async def stop(self) -> None:
         """End the guest run and wait for it."""
-        self._token.run_sync_soon(self._nursery.cancel_scope.cancel)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._nursery.cancel_scope.cancel)
         await self._ended
 
     async def call(self, app: Application, scope: Any, receive: Any, send: Any) -> None:
@@ -100,22 +102,27 @@ class _Guest:
         cancel_scope = trio.CancelScope()
 
         async def run() -> None:
-            with cancel_scope:
-                caught = await outcome.acapture(
-                    app, scope, functools.partial(_from_trio, receive), functools.partial(_from_trio, send)
-                )
-                if isinstance(caught, outcome.Error) and not isinstance(caught.error, Exception):
-                    # Cancelled, or a fault of the interpreter: Trio must see it, and the server hears of the end.
-                    caught.unwrap()
-                _settle(result, caught)
-            if not result.done():
-                result.set_result(None)
+            try:
+                with cancel_scope:
+                    caught = await outcome.acapture(
+                        app, scope, functools.partial(_from_trio, receive), functools.partial(_from_trio, send)
+                    )
+                    if isinstance(caught, outcome.Error) and not isinstance(caught.error, Exception):
+                        # Cancelled, or a fault of the interpreter: Trio must see it, the server hears of the end.
+                        caught.unwrap()
+                    _settle(result, caught)
+            finally:
+                # Also when the whole guest is cancelled: the server's side must never wait for ever.
+                if not result.done():
+                    result.set_result(None)
 
         self._token.run_sync_soon(self._nursery.start_soon, run)
         try:
             await asyncio.shield(result)
         except asyncio.CancelledError:
-            self._token.run_sync_soon(cancel_scope.cancel)
+            # A guest that is over has settled the call already.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(cancel_scope.cancel)
             await asyncio.wait([result])
             raise
 
@@ -160,7 +167,7 @@ async def _from_trio(function: Callable[..., Coroutine[Any, Any, Any]], *args: A
         await trio.lowlevel.cancel_shielded_checkpoint()
         return done.value
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_go_on(coroutine, waits_for))
+    task = loop.create_task(_finish(coroutine, waits_for))
     trio_task = trio.lowlevel.current_task()
     aborted: list[Callable[[], Any]] = []
 
@@ -186,6 +193,11 @@ def _result_of(task: asyncio.Task[Any]) -> Any:
         # asyncio's CancelledError means nothing to Trio.
         raise _HostCancelled
     return task.result()
+
+
+async def _finish(coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    """Wrap `_go_on`: since Python 3.12 a task takes no coroutine that is made of a generator."""
+    return await _go_on(coroutine, waits_for)
 
 
 @types.coroutine
