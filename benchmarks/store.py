@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,10 +58,11 @@ class Plan:
     megabytes: int
     versions: int
     rebuilds: int
+    patience: float  # seconds a turn may wait for a quiet machine
 
 
-FULL = Plan(rounds=9, megabytes=256, versions=1_000, rebuilds=10)
-QUICK = Plan(rounds=3, megabytes=256, versions=200, rebuilds=2)
+FULL = Plan(rounds=9, megabytes=256, versions=1_000, rebuilds=10, patience=1.0)
+QUICK = Plan(rounds=3, megabytes=256, versions=200, rebuilds=2, patience=0.0)
 
 
 def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
@@ -388,12 +389,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="WORD", help="only the sections of these names")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--folder", type=Path, help="where to measure: on the disk in question")
-    parser.add_argument("--patience", type=float, default=1.0, help="seconds a turn may wait for a quiet machine")
+    parser.add_argument("--patience", type=float, help="seconds a turn may wait for a quiet machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    quiet.patience = options.patience
     base = QUICK if options.quick else FULL
-    plan = Plan(options.rounds or base.rounds, base.megabytes, base.versions, base.rebuilds)
+    quiet.patience = base.patience if options.patience is None else options.patience
+    plan = replace(base, rounds=options.rounds or base.rounds)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="trionode-store-", dir=options.folder) as name:
         found = sections(plan, Path(name))
