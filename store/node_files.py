@@ -83,11 +83,19 @@ class StorageLock:
                 raise StorageTaken(str(self._root), holder or "(not known)")
             time.sleep(_POLL_SECONDS)
 
-    def release(self) -> None:
-        """Give the lock up. Without it no error."""
+    def given_up(self) -> bool:
+        """Tell whether its last holder gave it up and said so; one that was killed leaves its address. *Reads*."""
+        try:
+            return not self._fs.read(self._file)
+        except FileNotFoundError:
+            return False
+
+    def release(self, *, to_another: bool = False) -> None:
+        """Give the lock up. Without it no error. `to_another`: another process of this node may take it at once."""
         if self._fd >= 0:
             # What is left in the file must not be taken for the next holder's address.
-            self._fs.truncate(self._fd, 0)
+            if not to_another:
+                self._fs.truncate(self._fd, 0)
             self._fs.close(self._fd)
             self._fd = -1
 

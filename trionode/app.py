@@ -227,7 +227,7 @@ async def health(node: Node) -> Response:
 async def ready(node: Node) -> Response:
     """Say whether clients should be sent here: 200, or 503 for a node that is starting, draining or has failed."""
     node.require_ready()
-    return _json({"ready": True, "connected": node.pulse.connected, "synced": sorted(node.meetings.promised())})
+    return _json({"ready": True, "connected": node.team.facts().connected, "synced": sorted(node.meetings.promised())})
 
 
 async def status(node: Node) -> Response:

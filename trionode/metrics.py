@@ -147,7 +147,7 @@ def _upkeep(sample: Sample) -> Iterator[Metric]:
 
 
 def _shared(node: Node, usage: Usage) -> Iterator[Metric]:
-    yield _gauge("trionode_downloads_limit", "Downloads allowed at once; 0: any number.", node.downloads.limit)
+    yield _gauge("trionode_downloads_limit", "Downloads allowed at once; 0: any number.", node.settings.max_downloads)
     yield _gauge("trionode_connected", "Whether the master has answered the last heartbeat.", node.pulse.connected)
     yield _gauge("trionode_start_time_seconds", "When the node was started, in Unix seconds.", node.started_at)
     yield _gauge("trionode_last_look_seconds", "When the master last said what goes on.", node.meetings.last_look)

@@ -5,6 +5,7 @@ Only `Node.run` opens the root nursery; every background task of the node lives 
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -17,20 +18,22 @@ import trio
 from store import DiskStore
 from store.node_files import StorageLock, node_id
 
-from .config import LIVE
+from .config import LIVE, load_settings
 from .delivery.admission import Downloads
 from .delivery.digests import ReprDigests
 from .delivery.limits import Limits
-from .errors import NodeError, NodeStopped
+from .errors import NodeError, NodeStopped, SettingError
 from .logs import set_level
 from .signals import Request
 from .sync.eviction import Evictor
 from .sync.folder import Folder
 from .sync.heartbeat import Pulse, beat_forever
-from .sync.meetings import Meetings
 from .sync.scrub import CheckTimes, Scrubber
 from .sync.sources import Master
 from .sync.watch import watch_master
+from .workers.meetings import SharedMeetings
+from .workers.team import Team
+from .workers.wire import Counts, Draining, Facts, Reloading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,32 +64,41 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        rates = Limits(settings.client_bytes_per_second, settings.total_bytes_per_second)
-        self.downloads = Downloads(settings.max_downloads, rates)
+        self.downloads = Downloads(self._share(settings.max_downloads), Limits(0, 0))
+        self._limit_rates()
         self.repr_digests = ReprDigests()
         self.started_at = time.time()
         self.node_id = settings.node_id
-        self.leader = False
-        """Whether this process runs the background tasks; other workers on the same storage only serve."""
         self.failure: BaseException | None = None
         self.failed = trio.Event()
         self.draining = False
         """Whether this node takes no new assignments, and is about to end."""
         self.observers: list[Callable[[Settings], None]] = []
         """Called with the new settings after a reload."""
+        self.reread: Callable[[], Settings] = load_settings
+        """Reads the settings again, for a reload."""
+        self.end: Callable[[], None] | None = None
+        """Has all processes of the node drain and end; None when that is for a server of others to do."""
         self.store: DiskStore
         self.master: Master
-        self.meetings: Meetings
+        self.meetings: SharedMeetings
+        self.team: Team
         self.pulse: Pulse
         self.evictor: Evictor
         self.folder: Folder
-        self.scrubber: Scrubber
         self._chance = Random()  # noqa: S311 - spreads nodes apart, guards nothing
         self._look_now = Request()
         self._root: trio.Nursery | None = None
         self._ended = trio.Event()
         self._left = False
+        self._leads = False
+        self._handing_over = False
         self._beating = trio.CancelScope()
+
+    @property
+    def leader(self) -> bool:
+        """Whether this process runs the background tasks; other processes of the node only serve."""
+        return self._root is not None and self.meetings.leading
 
     @property
     def serving(self) -> bool:
@@ -116,33 +128,50 @@ class Node:
             _log.info("draining", downloads=self.downloads.active)
         await self.leave()
 
-    def reload(self, now: Settings) -> tuple[list[str], list[str]]:
-        """Take over what can change while the node runs; return the names of what did, and of what needs a restart.
+    def hand_over(self, *, to_another: bool) -> None:
+        """Say whether another process of this node is to lead when this one has ended: the node then does not leave."""
+        self._handing_over = to_another
 
-        The running settings keep the old values of the latter.
+    def reload(self) -> tuple[str, bool]:
+        """Read the settings again, and take over what can change while the node runs.
+
+        Returns what to say of it, and whether they were right: wrong ones change nothing.
         """
+        try:
+            now = self.reread()
+        except SettingError as error:
+            _log.error("not reloaded; everything stays as it is", why=str(error))
+            return f"not reloaded; everything stays as it is: {error}", False
         before = self.settings
         names = [field.name for field in fields(now) if getattr(now, field.name) != getattr(before, field.name)]
         changed = [name for name in names if name in LIVE]
-        self.settings = replace(before, **{name: getattr(now, name) for name in changed})
-        self.downloads.set_limit(now.max_downloads)
-        self.downloads.limits.change(now.client_bytes_per_second, now.total_bytes_per_second)
-        set_level(now.log_level)
-        if self._root is not None:
-            self.store.set_limits(max_bytes=now.max_bytes, min_free_bytes=now.min_free_bytes)
-            self.evictor.keep_free = now.min_free_bytes
-        for observer in self.observers:
-            observer(self.settings)
+        left = [name for name in names if name not in LIVE]
+        self._take(replace(before, **{name: getattr(now, name) for name in changed}))
         for name in names:
-            _log.info(
-                "setting changed" if name in LIVE else "setting differs, and needs a restart",
-                setting=name,
-                before=getattr(before, name),
-                now=getattr(now, name),
-            )
-        if not names:
-            _log.info("the settings are as they were")
-        return changed, [name for name in names if name not in LIVE]
+            said = "setting changed" if name in LIVE else "setting differs, and needs a restart"
+            _log.info(said, setting=name, before=getattr(before, name), now=getattr(now, name))
+        words = [f"changed: {', '.join(changed) or 'nothing'}"] + [f"needs a restart: {', '.join(left)}"] * bool(left)
+        return "; ".join(words), True
+
+    def _share(self, limit: int) -> int:
+        """Return this process's share of what the whole node may have; 0 stays no limit."""
+        return -(-limit // self.settings.workers)
+
+    def _limit_rates(self) -> None:
+        settings = self.settings
+        # A client keeps to one connection, and so to one process: what it may have is not divided.
+        self.downloads.limits.change(settings.client_bytes_per_second, self._share(settings.total_bytes_per_second))
+
+    def _take(self, settings: Settings) -> None:
+        self.settings = settings
+        self.downloads.set_limit(self._share(settings.max_downloads))
+        self._limit_rates()
+        set_level(settings.log_level)
+        if self._root is not None:
+            self.store.set_limits(max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
+            self.evictor.keep_free = settings.min_free_bytes
+        for observer in self.observers:
+            observer(settings)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the storage, say started, and work until `stop`.
@@ -177,7 +206,7 @@ class Node:
 
     async def leave(self) -> None:
         """Take this node off the master's list, once. Bounded by `LEAVE_SECONDS`, also when cancelled."""
-        if self._left or not self.leader:
+        if self._left or self._handing_over or not self._leads:
             return
         self._left = True
         # One more beat would put this node back on the list.
@@ -204,9 +233,9 @@ class Node:
         settings = self.settings
         path = settings.storage_path
         self.node_id = settings.node_id or await trio.to_thread.run_sync(node_id, path)
-        lock = StorageLock(path)
+        lock = self._lock = StorageLock(path)
         # Before the store is opened: opening tidies up, which is not for a folder that another node owns.
-        self.leader = await trio.to_thread.run_sync(lock.acquire, settings.node_address, self.node_id)
+        await trio.to_thread.run_sync(lock.acquire, settings.node_address, self.node_id)
         try:
             self.store = await trio.to_thread.run_sync(
                 lambda: DiskStore.open(path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
@@ -217,11 +246,28 @@ class Node:
         self.master = Master(settings.main_server)
         self.folder = Folder(self.store, path, lambda: self.meetings.storage_changed())
         self.evictor = Evictor(self.store, settings.min_free_bytes, self.folder.notice)
-        self.meetings = Meetings(self.store, self.master, self._chance, self.evictor.make_room, self.folder.notice)
-        times = await trio.to_thread.run_sync(CheckTimes, path / "scrub.json")
-        rate, promised = settings.scrub_bytes_per_second, lambda: self.meetings.promised().values()
-        self.scrubber = Scrubber(self.store, self.meetings.healer, times, rate, promised)
-        self.pulse = Pulse(self.node_id, settings.node_address, self.meetings, self.downloads)
+        self.meetings = SharedMeetings(
+            self.store, self.master, self._chance, self.evictor.make_room, self.folder.notice
+        )
+        self.pulse = Pulse(
+            self.node_id,
+            settings.node_address,
+            self.meetings,
+            self.downloads,
+            lambda: self.team.facts().counts,
+            lambda: self.settings.max_downloads,
+        )
+        self.team = Team(
+            path,
+            self.meetings,
+            counts=self._counts,
+            facts=self._facts,
+            saw_ticket=self.pulse.saw_ticket,
+            take_tickets=self.pulse.take_tickets,
+            lead=self._lead,
+            order=self._obey,
+            orders=_Orders(self),
+        )
         self.downloads.on_full = self.meetings.changed.ask
         try:
             yield
@@ -229,17 +275,57 @@ class Node:
             with trio.move_on_after(LEAVE_SECONDS, shield=True):
                 await self.master.aclose()
             self.store.close()
-            lock.release()
+            lock.release(to_another=self._handing_over)
+
+    def _counts(self) -> Counts:
+        downloads = self.downloads
+        return Counts(downloads.active, downloads.finished, downloads.broken_off, downloads.bytes_sent)
+
+    def _facts(self, counts: Counts, workers: int) -> Facts:
+        return Facts(
+            token=self.meetings.token,
+            last_look=self.meetings.last_look,
+            look_error=self.meetings.look_error,
+            connected=self.pulse.connected,
+            protocol=self.master.protocol,
+            bytes_fetched=self.master.bytes_fetched,
+            counts=counts,
+            workers=workers,
+        )
+
+    def _obey(self, order: Draining | Reloading) -> None:
+        """Do what the leader says that all processes are to do."""
+        if isinstance(order, Reloading):
+            self.reload()
+        elif self._root is not None:
+            self._root.start_soon(self.drain)
 
     def _start_tasks(self, root: trio.Nursery) -> None:
-        chance, interval = self._chance, self.settings.sync_interval
-        # Every process must know what is current; only the leader speaks for the node and tidies up.
-        root.start_soon(self._supervise, "sync", lambda: watch_master(self.meetings, self._look_now, interval, chance))
+        address = self.settings.node_address
+        follow = functools.partial(self.team.run, self._lock, address, self.node_id, lambda: not self.draining)
         root.start_soon(self._supervise, "folder", self.folder.run)
-        if self.leader:
-            root.start_soon(self._supervise, "heartbeat", self._beat)
-            root.start_soon(self._supervise, "eviction", self.evictor.run)
-            root.start_soon(self._supervise, "scrub", self.scrubber.run)
+        root.start_soon(self._supervise, "workers", follow)
+
+    def _lead(self) -> None:
+        """Begin what one process does for all: ask the master, speak for the node, tidy up."""
+        assert self._root is not None
+        self._leads = True
+        _log.debug("this process leads")
+        for name, task in (
+            ("sync", self._watch),
+            ("heartbeat", self._beat),
+            ("eviction", self.evictor.run),
+            ("scrub", self._scrub),
+        ):
+            self._root.start_soon(self._supervise, name, task)
+
+    async def _watch(self) -> None:
+        await watch_master(self.meetings, self._look_now, self.settings.sync_interval, self._chance)
+
+    async def _scrub(self) -> None:
+        times = await trio.to_thread.run_sync(CheckTimes, self.settings.storage_path / "scrub.json")
+        rate, promised = self.settings.scrub_bytes_per_second, lambda: self.meetings.promised().values()
+        await Scrubber(self.store, self.meetings.healer, times, rate, promised).run()
 
     async def _beat(self) -> None:
         with self._beating:
@@ -261,3 +347,26 @@ class Node:
                 await trio.sleep(RESTART_SECONDS)
             else:
                 raise AssertionError(f"the task {name!r} has no end, and ended")
+
+
+class _Orders:
+    """What a command may order the leader; a `workers.leading.Orders`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def drain(self) -> bool:
+        """Have all processes drain, and end if their server is ours."""
+        if self._node.end is not None:
+            self._node.end()
+            return True
+        self._node.team.office.tell_to_drain()
+        self._node._obey(Draining())
+        return False
+
+    def reload(self) -> tuple[str, bool]:
+        """Read the settings again here and, if they are right, everywhere."""
+        said, right = self._node.reload()
+        if right:
+            self._node.team.office.tell_to_reload()
+        return said, right

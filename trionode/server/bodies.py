@@ -54,13 +54,14 @@ class BoundedBodies:
             await self._app(scope, receive, send)
 
     async def _watch(self, scope: Any, receive: Any, send: Any) -> None:
-        received, answered = 0, False
+        received, over, answered = 0, False, False
 
         async def counting() -> Any:
-            nonlocal received
+            nonlocal received, over
             if received > self._limit:
                 return {"type": "http.disconnect"}
             message = await receive()
+            over = not message.get("more_body", False)
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self._limit:
@@ -74,10 +75,11 @@ class BoundedBodies:
             await send(message)
 
         await self._app(scope, counting, noticing)
-        if received > self._limit and answered:
-            _discard_in_background(receive)
-        elif received > self._limit:
+        if received > self._limit and not answered:
             await self._refuse(scope, receive, send)
+        elif not over:
+            # A route answers as soon as it can, with the body it does not want still coming.
+            _discard_in_background(receive)
 
     async def _refuse(self, scope: Any, receive: Any, send: Any) -> None:
         _discard_in_background(receive)

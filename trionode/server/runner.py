@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import ssl
 import sys
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -18,10 +20,13 @@ from hypercorn.utils import LifespanFailureError, wrap_app
 from store import StorageTaken, StoreError
 
 from ..app import create_app
+from ..config import LIVE
 from ..errors import SettingError
 from . import connection
 from .files import raise_open_files
+from .lines import Line, Word
 from .listeners import CannotListen, for_hypercorn, listening, name_of
+from .supervisor import Supervisor
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +55,7 @@ _log = structlog.get_logger("trionode.server")
 def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Run a node until SIGTERM or SIGINT; return the exit status: 0 in good order, 1 failed, 2 cannot start so.
 
-    `reread` reads the settings again, for SIGHUP. Raises `SettingError` from no place but there.
+    `reread` reads the settings again, for a reload.
     """
     raise_open_files()
     config = _hypercorn_config(settings)
@@ -61,19 +66,35 @@ def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         return EXIT_USAGE
     try:
         with listening(settings, os.environ) as sockets:
-            return _run(settings, reread, config, sockets)
+            for listener in sockets:
+                _log.info("listening", **name_of(listener), address=settings.node_address)
+            if settings.workers == 1:
+                return _run(settings, reread, sockets, None)
+            return Supervisor(settings.workers, lambda line: _work(settings, reread, sockets, line)).run()
     except CannotListen as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
 
 
-def _run(settings: Settings, reread: Callable[[], Settings], config: Config, sockets: list[socket.socket]) -> int:
+def _work(settings: Settings, reread: Callable[[], Settings], sockets: list[socket.socket], line: Line) -> int:
+    """Be one of several workers. The first were started with `settings`; one that replaces another reads them anew."""
+    try:
+        now = reread()
+    except SettingError:
+        pass  # said when it was reloaded
+    else:
+        settings = replace(settings, **{name: getattr(now, name) for name in LIVE})
+    return _run(settings, reread, sockets, line)
+
+
+def _run(settings: Settings, reread: Callable[[], Settings], sockets: list[socket.socket], line: Line | None) -> int:
     app = create_app(settings)
+    app.node.reread = reread
     connection.install()
     connection.limits.take(settings)
     app.node.observers.append(connection.limits.take)
     try:
-        return trio.run(_serve, app, reread, config, sockets)
+        return trio.run(_serve, app, _hypercorn_config(settings), sockets, line)
     except LifespanFailureError:
         return _explain_start(app)
     except BaseExceptionGroup as group:
@@ -101,27 +122,40 @@ def _hypercorn_config(settings: Settings) -> Config:
 
 
 class Ending:
-    """How a node comes to its end: told once, it drains; told again, it ends now."""
+    """How this process comes to its end: told once, it drains; told again, it ends now."""
 
     def __init__(self) -> None:
         self.told = trio.Event()
         self.now = trio.Event()
+        self.alone = False
+        """Whether the node goes on without this process: it then stops listening at once."""
+        self.listening = True
 
     def tell(self) -> None:
-        """Tell the node to end."""
+        """Have it end."""
         (self.now if self.told.is_set() else self.told).set()
 
 
-async def _serve(app: NodeApp, reread: Callable[[], Settings], config: Config, sockets: list[socket.socket]) -> int:
+async def _serve(app: NodeApp, config: Config, sockets: list[socket.socket], line: Line | None) -> int:
     ending = Ending()
-    for listener in sockets:
-        _log.info("listening", **name_of(listener), address=app.node.settings.node_address)
+    app.node.end = ending.tell if line is None else functools.partial(line.say, Word.END)
 
     async def over() -> None:
-        config.graceful_timeout = LAST_SECONDS if await _until_over(app, ending) else 0.0
+        config.graceful_timeout = await _until_over(app, ending)
+        ending.listening = False
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(_heed_signals, app, reread, ending)
+
+        async def cut() -> None:
+            """End the time that requests were given after the listening, when told twice only then."""
+            await ending.now.wait()
+            if not ending.listening:
+                nursery.cancel_scope.cancel()
+
+        await nursery.start(_heed_signals, app, ending, line)
+        nursery.start_soon(cut)
+        if line is not None:
+            nursery.start_soon(_heed_parent, app, ending, line, nursery)
         await worker_serve(
             wrap_app(app, config.wsgi_max_body_size, mode="asgi"),
             config,
@@ -133,34 +167,60 @@ async def _serve(app: NodeApp, reread: Callable[[], Settings], config: Config, s
 
 
 async def _heed_signals(
-    app: NodeApp,
-    reread: Callable[[], Settings],
-    ending: Ending,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    app: NodeApp, ending: Ending, line: Line | None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    # A worker hears from its parent what the others mean.
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if line is None else (signal.SIGTERM,)
+    with trio.open_signal_receiver(*numbers) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                reload(app, reread)
+                app.node.reload()
                 continue
-            _log.info("stopping now" if ending.told.is_set() else "stopping", signal=signal.Signals(number).name)
+            if line is None:
+                said = "stopping now" if ending.told.is_set() else "stopping"
+                _log.info(said, signal=signal.Signals(number).name)
+            elif not ending.told.is_set():
+                _log.info("this worker is stopping", signal=signal.Signals(number).name)
+                _end_alone(app, ending)
             ending.tell()
 
 
-def reload(app: NodeApp, reread: Callable[[], Settings]) -> None:
-    """Read the settings again; wrong ones change nothing, and are said."""
-    try:
-        settings = reread()
-    except SettingError as error:
-        _log.error("not reloaded; everything stays as it is", why=str(error))
-    else:
-        app.node.reload(settings)
+async def _heed_parent(app: NodeApp, ending: Ending, line: Line, nursery: trio.Nursery) -> None:
+    """Do what the parent says, and end when it has ended: an orphan would serve on, and nobody could stop it."""
+    while True:
+        await trio.lowlevel.wait_readable(line)
+        words = line.hear()
+        if words is None:
+            _log.warning("the parent of this worker has ended")
+            if not ending.told.is_set():
+                _end_alone(app, ending)
+                ending.tell()
+            return
+        for word in words:
+            if word is Word.RELOAD:
+                app.node.reload()
+            elif ending.alone:
+                # Told by a signal of its own, and now all are: nobody takes over, and the node leaves after all.
+                ending.alone = False
+                app.node.hand_over(to_another=False)
+                nursery.start_soon(app.node.drain)
+            else:
+                ending.tell()
 
 
-async def _until_over(app: NodeApp, ending: Ending) -> bool:
-    """Return when the node may end: drained, told twice, out of time, or failed. Tell whether nothing is left to do."""
-    in_time = False
+def _end_alone(app: NodeApp, ending: Ending) -> None:
+    """Have this process end while the node goes on in others."""
+    ending.alone = True
+    app.node.hand_over(to_another=True)
+
+
+async def _until_over(app: NodeApp, ending: Ending) -> float:
+    """Return when the listening should end: drained, told twice, out of time, or failed.
+
+    Returns the seconds that requests get which are still going on.
+    """
+    grace = 0.0
     async with trio.open_nursery() as nursery:
 
         async def cancel_after(event: trio.Event) -> None:
@@ -170,23 +230,32 @@ async def _until_over(app: NodeApp, ending: Ending) -> bool:
         nursery.start_soon(cancel_after, app.node.failed)
         nursery.start_soon(cancel_after, ending.now)
         await ending.told.wait()
-        # Off the master's list first, so that no tablet is sent here any more.
         connection.limits.patience.begin_ending()
-        await app.node.drain()
-        with trio.move_on_after(app.node.settings.drain_seconds) as limit:
-            await _until_quiet()
-        in_time = not limit.cancelled_caught
-        if not in_time:
-            _log.warning("the time to drain is over; what is going on is cut off", requests=connection.limits.requests)
+        if ending.alone:
+            grace = app.node.settings.drain_seconds
+        elif await _drain(app):
+            grace = LAST_SECONDS
         nursery.cancel_scope.cancel()
-    return in_time
+    return grace
 
 
-async def _until_quiet() -> None:
-    """Return when no request was being answered for a while."""
+async def _drain(app: NodeApp) -> bool:
+    """Drain the node; tell whether that was done in time."""
+    # Off the master's list first, so that no tablet is sent here any more.
+    await app.node.drain()
+    with trio.move_on_after(app.node.settings.drain_seconds) as limit:
+        await _until_quiet(app)
+    if limit.cancelled_caught:
+        _log.warning("the time to drain is over; what is going on is cut off", requests=connection.limits.requests)
+    return not limit.cancelled_caught
+
+
+async def _until_quiet(app: NodeApp) -> None:
+    """Return when no request was being answered for a while, nor, as far as the leader knows, by other workers."""
     quiet_since = inf
     while trio.current_time() - quiet_since < QUIET_SECONDS:
-        if connection.limits.requests:
+        busy_elsewhere = app.node.leader and app.node.team.elsewhere().active
+        if connection.limits.requests or busy_elsewhere:
             quiet_since = inf
         elif quiet_since == inf:
             quiet_since = trio.current_time()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from store import Digest, Fill, Readable, StreamFill
+    from store.peeking import PeekedFill, PeekedStream
 
 HOLD_BACK_BYTES = 64 << 10
 """The last bytes of a package follow only after the whole was found right: a client can then never take a body that
@@ -143,6 +144,22 @@ class ActiveFill:
         # After a commit, discarding a stream only closes its descriptor.
         self._file = _File(stream, lambda offset: max(0, stream.size - offset), lambda: stream.size, stream.discard)
         self.advance()
+
+    def begin_elsewhere(self, peeked: PeekedFill | PeekedStream) -> None:
+        """Let followers see a fill of another process. It is closed when this has ended and nobody follows."""
+        self._file = _File(peeked, peeked.covered, lambda: peeked.size, peeked.close)
+        self.advance()
+        self._close_if_unused()  # it may have ended while its file was opened
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the file that is filled is there already."""
+        return self._file is not None
+
+    @property
+    def followers(self) -> int:
+        """How many follow it."""
+        return self._followers
 
     def advance(self) -> None:
         """Wake the followers: bytes were added, or the fill is over."""

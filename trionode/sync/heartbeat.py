@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from master_shim.protocol import HeartbeatAnswer
 
     from ..delivery.admission import Downloads
+    from ..workers.wire import Counts
     from .meetings import Meetings
     from .sources import Master
 
@@ -37,7 +38,15 @@ _log = structlog.get_logger("trionode.heartbeat")
 class Pulse:
     """What the heartbeats of one node are made of, and what came back."""
 
-    def __init__(self, node_id: str, address: str, meetings: Meetings, downloads: Downloads) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        address: str,
+        meetings: Meetings,
+        downloads: Downloads,
+        counts: Callable[[], Counts],
+        limit: Callable[[], int],
+    ) -> None:
         self.node_id = node_id
         self.address = address
         self.connected = False
@@ -45,6 +54,8 @@ class Pulse:
         self.draining = False
         self._meetings = meetings
         self._downloads = downloads
+        self._counts = counts
+        self._limit = limit
         self._tickets: dict[str, None] = {}
         self._measured_at = trio.current_time()
         self._measured_bytes = 0
@@ -54,14 +65,20 @@ class Pulse:
         if len(self._tickets) < MAX_TICKETS:
             self._tickets[ticket] = None
 
+    def take_tickets(self) -> list[str]:
+        """Return the tickets not reported yet, and forget them: another process of this node reports them."""
+        tickets, self._tickets = list(self._tickets), {}
+        return tickets
+
     def load(self) -> Load:
-        """Return what this node is doing now; the rate is the mean since the last call."""
-        now, sent = trio.current_time(), self._downloads.bytes_sent
+        """Return what this node is doing now, in all its processes; the rate is the mean since the last call."""
+        counts = self._counts()
+        now, sent = trio.current_time(), counts.bytes_sent
         rate = (sent - self._measured_bytes) / max(now - self._measured_at, 1e-3)
         self._measured_at, self._measured_bytes = now, sent
         # Those that wait count too: with them this node is not only full, but behind.
-        active = self._downloads.active + self._downloads.queued
-        return Load(active, self._downloads.limit, round(rate), self.draining)
+        active = counts.active + self._downloads.queued
+        return Load(active, self._limit(), round(rate), self.draining)
 
     def next_beat(self) -> Heartbeat:
         """Compose a beat from what is so now."""
