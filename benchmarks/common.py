@@ -7,16 +7,16 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from blake3 import blake3
 from rich.console import Console
@@ -25,10 +25,12 @@ from rich.table import Table
 from benchmarks.client import family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
+
+T = TypeVar("T")
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -68,10 +70,11 @@ def free_port() -> int:
 class Server:
     """A server as a process, in a session of its own. A context manager: at the end of the block it is gone."""
 
-    def __init__(self, name: str, port: int, command: Sequence[str | Path], log: Path) -> None:
+    def __init__(self, name: str, port: int, command: Sequence[str | Path], log: Path, *, tls: bool = False) -> None:
         self.name = name
         self.port = port
         self.log = log
+        self._tls = tls
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [str(part) for part in command],
@@ -90,6 +93,10 @@ class Server:
     def get(self, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
         """Ask for `path`; return status, headers with names in lower case, and the BLAKE3 digest of the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+        if self._tls:
+            # The certificate is one of a minute ago that nobody vouches for.
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=START_SECONDS, context=context)
         with contextlib.closing(connection):
             connection.request(method, path)
             answer = connection.getresponse()
@@ -127,6 +134,10 @@ class Server:
             time.sleep(0.05)
         raise BenchmarkError(f"{self.name} does not listen:\n{self.log.read_text(errors='replace')[-3000:]}")
 
+    def processes(self) -> int:
+        """Return how many processes it has now."""
+        return len(family(self.pid))
+
     def peak_bytes(self) -> int:
         """Return the sum of the peak resident memory of all its processes (pages they share count for each)."""
         total = 0
@@ -135,52 +146,22 @@ class Server:
             total += int(match[1]) * 1024 if match else 0
         return total
 
+    def end(self) -> None:
+        """Tell it to end, without waiting for it: several end at once sooner than one by one."""
+        self._process.send_signal(signal.SIGTERM)
+
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """SIGTERM, wait, then SIGKILL what is left of its session."""
-        self._process.send_signal(signal.SIGTERM)
+        self.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-
-
-@dataclass(slots=True)
-class Rounds:
-    """What the client measured for one subject and one work, a value for each round."""
-
-    bytes_per_second: list[float] = field(default_factory=list)
-    cpu_per_gigabyte: list[float] = field(default_factory=list)
-    client_share: list[float] = field(default_factory=list)
-    first_byte: list[float] = field(default_factory=list)
-    finished: int = 0
-    peak_bytes: int = 0
-
-    def add(self, found: dict[str, Any]) -> None:
-        """Take in what one run of the client printed."""
-        self.bytes_per_second.append(found["bytes"] / found["seconds"])
-        self.cpu_per_gigabyte.append(found["server_cpu"] / max(found["bytes"], 1) * 1e9)
-        self.client_share.append(found["client_cpu"] / found["seconds"])
-        self.first_byte += found["first_byte"]
-        self.finished += found["finished"]
-
-    def rows(self, work: str, subject: str, size: int) -> list[Row]:
-        """Return the figures; medians of the rounds, quantiles over the requests of all rounds."""
-        rate = statistics.median(self.bytes_per_second)
-        values = [
-            ("throughput", rate / 1e6, "MB/s"),
-            ("requests", rate / size, "1/s"),
-            ("first byte p50", quantile(self.first_byte, 0.5) * 1e3, "ms"),
-            ("first byte p99", quantile(self.first_byte, 0.99) * 1e3, "ms"),
-            ("server CPU", statistics.median(self.cpu_per_gigabyte), "s/GB"),
-            ("peak memory", self.peak_bytes / 1e6, "MB"),
-            ("client CPU", statistics.median(self.client_share) * 100, "% of a core"),
-        ]
-        return [Row(work, subject, metric, value, unit) for metric, value, unit in values]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -191,11 +172,16 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
-def measure(server: Server, path: str, size: int, connections: int, seconds: float) -> dict[str, Any]:
-    """Run the client in a process of its own against `server`. Raises `BenchmarkError` with what it said."""
-    command = [sys.executable, "-m", "benchmarks.client", "--port", str(server.port), "--path", path]
+def measure(
+    server: Server, path: str, size: int, connections: int, seconds: float, *flags: str, port: int = 0
+) -> dict[str, Any]:
+    """Run the client in a process of its own against `server`, or what listens on `port` before it.
+
+    Raises `BenchmarkError` with what it said.
+    """
+    command = [sys.executable, "-m", "benchmarks.client", "--port", str(port or server.port), "--path", path]
     command += ["--size", str(size), "--connections", str(connections), "--seconds", str(seconds)]
-    command += ["--server-pid", str(server.pid)]
+    command += ["--server-pid", str(server.pid), *flags]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds + 60)
     if ended.returncode:
         raise BenchmarkError(f"{server.name}: {ended.stderr.strip()}\n{server.log.read_text(errors='replace')[-3000:]}")
@@ -203,65 +189,18 @@ def measure(server: Server, path: str, size: int, connections: int, seconds: flo
     return found
 
 
-def nginx(folder: Path, files: Path) -> Server | None:
-    """Run nginx, tuned for large static files, over `files`; None when it is not installed."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if program is None:
-        return None
-    port = free_port()
-    config = folder / "nginx.conf"
-    # As root its workers would become another user, who may not read a temporary folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(NGINX.format(user=user, folder=folder, files=files, port=port), encoding="utf-8")
-    return Server(
-        "nginx", port, [program, "-p", folder, "-e", folder / "nginx-error.log", "-c", config], folder / "nginx.log"
-    )
+def in_turn(subjects: Sequence[T], number: int) -> list[T]:
+    """Return the order of round `number`: everyone begins once, so that nobody always runs on what the same left."""
+    begin = number % len(subjects)
+    return [*subjects[begin:], *subjects[:begin]]
 
 
-NGINX = """\
-{user}
-worker_processes 2;
-daemon off;
-pid {folder}/nginx.pid;
-events {{ worker_connections 4096; }}
-http {{
-  types {{ application/zip zip; }}
-  access_log off;
-  sendfile on;
-  tcp_nopush on;
-  open_file_cache max=1000 inactive=60s;
-  open_file_cache_valid 60s;
-  keepalive_requests 1000000;
-  client_body_temp_path {folder}/nginx-body;
-  proxy_temp_path {folder}/nginx-proxy;
-  fastcgi_temp_path {folder}/nginx-fastcgi;
-  uwsgi_temp_path {folder}/nginx-uwsgi;
-  scgi_temp_path {folder}/nginx-scgi;
-  server {{
-    listen 127.0.0.1:{port} backlog=1024;
-    root {files};
-  }}
-}}
-"""
-
-
-def ratios(rounds: Mapping[str, Rounds], work: str, subject: str) -> list[Row]:
-    """Return how many times the throughput of every other subject `subject` has: the median of the rounds' ratios.
+def ratio(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the rounds' ratios.
 
     The two figures of a round were taken seconds apart, so what slows the machine for longer slows both.
     """
-    own = rounds[subject].bytes_per_second
-    return [
-        Row(
-            work,
-            f"{subject} / {other}",
-            "throughput",
-            statistics.median(a / b for a, b in zip(own, found.bytes_per_second, strict=True)),
-            "times",
-        )
-        for other, found in rounds.items()
-        if other != subject
-    ]
+    return statistics.median(own / max(other, 1e-9) for own, other in zip(values, others, strict=True))
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -281,7 +220,7 @@ def show(rows: Sequence[Row]) -> None:
         console.print(table)
         for row in here:
             if row.unit == "times":
-                console.print(f"  {row.subject}: [bold]{row.value:.2f}[/] times the {row.metric}")
+                console.print(f"  {row.subject}: [bold]{row.value:.2f}[/] times the {row.metric}", soft_wrap=True)
         if any(row.metric == "client CPU" and row.value > CLIENT_BUSY_PERCENT for row in here):
             console.print("  [red]The client was at its limit: the fastest figures are too low.[/]")
         console.print()

@@ -1,0 +1,123 @@
+"""What many clients do to one another and to the server's memory: waits, finish times, peaks."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bench import OURS, Bench, figures, say
+from benchmarks.common import ROOT, BenchmarkError, in_turn, measure, quantile
+from benchmarks.goals import Figure, at_most
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.subjects import Subject
+
+GREEDY = 64
+"""Downloads that go on while a small request waits."""
+
+CROWD = 500
+
+ALONE_SECONDS = 0.3
+"""What the greedy downloads get before the first small request."""
+
+FINISH_LIMIT_SECONDS = 120.0
+
+
+def waits(bench: Bench) -> list[Figure]:
+    """Measure what a small request waits while 64 clients take a 64 MB package as fast as they can."""
+    plan = bench.plan
+    work = f"a small request during {GREEDY} downloads"
+    say(f"{work}: {plan.rounds} rounds of {plan.seconds:g} s ...")
+    package = bench.package(64)
+    made: list[Figure] = []
+    with bench.subjects(package) as subjects:
+        found: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
+        for number in range(plan.rounds):
+            for subject in in_turn(subjects, number):
+                found[subject.name].append(_wait_once(subject, package.size, plan.seconds))
+    for name, rounds in found.items():
+        kept = [wait for one in rounds for wait in one["kept"]]
+        new = [wait for one in rounds for wait in one["new"]]
+        goals = {"wait p50": at_most(5), "wait p99": at_most(15)} if name in OURS else {}
+        made += figures(
+            work,
+            name,
+            ("wait p50", quantile(kept, 0.5) * 1e3, "ms"),
+            ("wait p99", quantile(kept, 0.99) * 1e3, "ms"),
+            ("wait on a new connection p50", quantile(new, 0.5) * 1e3, "ms"),
+            ("wait on a new connection p99", quantile(new, 0.99) * 1e3, "ms"),
+            ("throughput beside", statistics.median(one["rate"] for one in rounds) / 1e6, "MB/s"),
+            goals=goals,
+        )
+    return made
+
+
+def _wait_once(subject: Subject, size: int, seconds: float) -> dict[str, Any]:
+    """Run the greedy client and, inside its time, the one that asks for something small."""
+    server = subject.server
+    command = [sys.executable, "-m", "benchmarks.probe", "--port", str(server.port), "--path", subject.small]
+    delayed = ["sh", "-c", f'sleep {ALONE_SECONDS}; exec "$@"', "sh", *command, "--seconds", str(seconds)]
+    with subprocess.Popen(delayed, cwd=ROOT, stdout=subprocess.PIPE, text=True) as probe:
+        greedy = measure(server, subject.path, size, GREEDY, seconds + 2 * ALONE_SECONDS)
+        printed, _ = probe.communicate(timeout=60)
+    if probe.returncode:
+        raise BenchmarkError(f"{server.name}: the small request failed")
+    found: dict[str, Any] = json.loads(printed)
+    return {**found, "rate": greedy["bytes"] / greedy["seconds"]}
+
+
+def finish(bench: Bench) -> list[Figure]:
+    """Measure how far apart 500 clients finish that start together and take one package each."""
+    plan = bench.plan
+    work = f"{CROWD} clients start together, {plan.crowd_megabytes} MB each"
+    say(f"{work}: {plan.rounds} rounds ...")
+    package = bench.package(plan.crowd_megabytes)
+    made: list[Figure] = []
+    with bench.subjects(package) as subjects:
+        found: dict[str, list[Sequence[float]]] = {subject.name: [] for subject in subjects}
+        failed = dict.fromkeys(found, 0)
+        for number in range(plan.rounds):
+            for subject in in_turn(subjects, number):
+                once = measure(subject.server, subject.path, package.size, CROWD, FINISH_LIMIT_SECONDS, "--once")
+                found[subject.name].append(once["finish"])
+                failed[subject.name] += CROWD - len(once["finish"])
+    for name, rounds in found.items():
+        spreads = [quantile(times, 0.99) / max(quantile(times, 0.5), 1e-9) for times in rounds]
+        made += figures(
+            work,
+            name,
+            ("finish p99/p50", statistics.median(spreads), "ratio"),
+            ("finish p1", statistics.median(quantile(times, 0.01) for times in rounds), "s"),
+            ("finish p50", statistics.median(quantile(times, 0.5) for times in rounds), "s"),
+            ("finish p99", statistics.median(quantile(times, 0.99) for times in rounds), "s"),
+            ("failed", failed[name], "of all"),
+            goals={"finish p99/p50": at_most(1.3)} if name in OURS else {},
+        )
+    return made
+
+
+def memory(bench: Bench) -> list[Figure]:
+    """Measure the peak resident memory of fresh servers while 500 clients take a small or a large package."""
+    plan = bench.plan
+    work = f"memory with {CROWD} downloads"
+    peaks: dict[str, dict[int, float]] = {}
+    for megabytes in (plan.large_megabytes, 1):
+        say(f"{work} of {megabytes} MB ...")
+        package = bench.package(megabytes)
+        with bench.subjects(package) as subjects:
+            for subject in subjects:
+                measure(subject.server, subject.path, package.size, CROWD, plan.seconds)
+                peaks.setdefault(subject.name, {})[megabytes] = subject.server.peak_bytes() / 1e6
+    made: list[Figure] = []
+    for name, peak in peaks.items():
+        small, large = peak[1], peak[plan.large_megabytes]
+        values = [("peak, 1 MB package", small, "MB"), (f"peak, {plan.large_megabytes} MB package", large, "MB")]
+        values.append(("peak, large over small", large / small, "ratio"))
+        goals = {metric: at_most(1.1 if unit == "ratio" else 120) for metric, _, unit in values}
+        made += figures(work, name, *values, goals=goals if name in OURS else {})
+    return made

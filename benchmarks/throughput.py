@@ -1,0 +1,119 @@
+"""Bytes per second of many clients that take one package again and again, and what a byte costs."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bench import OURS, Bench, figures, say
+from benchmarks.common import in_turn, measure, quantile, ratio
+from benchmarks.goals import Figure, Goal, at_least, at_most
+from benchmarks.subjects import DEPLOYED, NGINX, NODE_2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MANY = "64 MB package"
+FEW = "1 MB package"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One work: the package, by how many connections, and how the client takes it."""
+
+    megabytes: int
+    connections: int
+    copy: bool = False
+    tls: bool = False
+
+    def __str__(self) -> str:
+        kind = (", TLS" if self.tls else "") + (", copying client" if self.copy else "")
+        return f"{self.megabytes} MB package, {self.connections} connections{kind}"
+
+    @property
+    def flags(self) -> list[str]:
+        """The client's."""
+        return ["--copy"] * self.copy + ["--tls"] * self.tls
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What the client measured for one subject and one work, a value for each round."""
+
+    bytes_per_second: list[float] = field(default_factory=list)
+    cpu_per_gigabyte: list[float] = field(default_factory=list)
+    client_share: list[float] = field(default_factory=list)
+    first_byte: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    def add(self, found: dict[str, Any]) -> None:
+        """Take in what one run of the client printed."""
+        self.bytes_per_second.append(found["bytes"] / found["seconds"])
+        self.cpu_per_gigabyte.append(found["server_cpu"] / max(found["bytes"], 1) * 1e9)
+        self.client_share.append(found["client_cpu"] / found["seconds"])
+        self.first_byte += found["first_byte"]
+
+    def figures(self, work: str, subject: str, size: int) -> list[Figure]:
+        """Return the figures; medians of the rounds, quantiles over the requests of all rounds."""
+        rate = statistics.median(self.bytes_per_second)
+        waits = [
+            ("first byte p50", quantile(self.first_byte, 0.5) * 1e3, "ms"),
+            ("first byte p99", quantile(self.first_byte, 0.99) * 1e3, "ms"),
+        ]
+        return figures(
+            work,
+            subject,
+            ("throughput", rate / 1e6, "MB/s"),
+            ("requests", rate / size, "1/s"),
+            *(waits if self.first_byte else []),
+            ("server CPU", statistics.median(self.cpu_per_gigabyte), "s/GB"),
+            ("peak memory", self.peak_bytes / 1e6, "MB"),
+            ("client CPU", statistics.median(self.client_share) * 100, "% of a core"),
+        )
+
+
+def throughput(bench: Bench, load: Load) -> list[Figure]:
+    """Measure one work: fresh servers, digests checked, then rounds in which every subject has its turn."""
+    plan = bench.plan
+    say(f"{load}: {plan.rounds} rounds of {plan.seconds:g} s ...")
+    package = bench.package(load.megabytes)
+    with bench.subjects(package, tls=load.tls) as subjects:
+        rounds = {subject.name: Rounds() for subject in subjects}
+        for number in range(plan.rounds):
+            for subject in in_turn(subjects, number):
+                found = measure(subject.server, subject.path, package.size, load.connections, plan.seconds, *load.flags)
+                rounds[subject.name].add(found)
+        for subject in subjects:
+            rounds[subject.name].peak_bytes = subject.server.peak_bytes()
+    made = [figure for name in rounds for figure in rounds[name].figures(str(load), name, package.size)]
+    return made + _ratios(load, rounds)
+
+
+def _ratios(load: Load, rounds: Mapping[str, Rounds]) -> list[Figure]:
+    """Return our throughput, and our cost of a byte, over everyone else's."""
+    made = []
+    for own in [name for name in OURS if name in rounds]:
+        for other in [name for name in rounds if name not in OURS]:
+            value = ratio(rounds[own].bytes_per_second, rounds[other].bytes_per_second)
+            goal = _goal(load, own, other)
+            made += figures(str(load), f"{own} / {other}", ("throughput", value, "times"), goals=goal)
+        if NGINX in rounds:
+            value = ratio(rounds[own].cpu_per_gigabyte, rounds[NGINX].cpu_per_gigabyte)
+            goal = {"server CPU": at_most(0.7)} if load.megabytes == 64 and not load.tls else None
+            made += figures(str(load), f"{own} / {NGINX}", ("server CPU", value, "times"), goals=goal)
+    return made
+
+
+def _goal(load: Load, own: str, other: str) -> dict[str, Goal] | None:
+    if load.tls:
+        bound = 0.9
+    elif other == DEPLOYED and load.megabytes == 64:
+        bound = 5.0
+    elif other == NGINX and load.megabytes == 64:
+        bound = 2.5
+    elif other == NGINX and load.megabytes == 1 and own == NODE_2:
+        bound = 0.9
+    else:
+        return None
+    return {"throughput": at_least(bound)}
