@@ -69,14 +69,14 @@ FULL = Plan(
 )
 QUICK = Plan(
     rounds=1,
-    seconds=0.7,
+    seconds=0.35,
     connections=(64,),
     crowd_megabytes=1,
     large_megabytes=64,
-    herd_clients=200,
+    herd_clients=100,
     herd_megabytes=4,
     herd_rounds=1,
-    herd_patience=4.0,
+    herd_patience=3.0,
     reuse=True,
 )
 
