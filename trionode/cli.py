@@ -1,7 +1,8 @@
 """The command `trionode`: `serve` runs a node, `status` shows one that runs, the others look after its storage.
 
 Exit statuses, of all commands: 0 done, and all is right; 1 something is wrong, or was not done; 2 what was asked for
-cannot be understood or is not there; 3 (`status`) no node answers; 4 (`verify --repair`) damage was found, and is gone.
+cannot be understood or is not there; 3 (`status`, `drain`, `reload`) no node answers; 4 (`verify --repair`) damage was
+found, and is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from store import NoSpace, StoreError
 
-from .commands import checking, keeping, listing, moving
+from .commands import checking, keeping, listing, moving, running
 from .config import load_settings
 from .errors import CommandFailed, SettingError
 from .logs import configure_logs
@@ -64,6 +65,8 @@ def _refuse(sentence: str, status: int) -> int:
     return status
 
 
+cli.command(running.drain)
+cli.command(running.reload)
 cli.command(listing.ls)
 cli.command(checking.verify)
 cli.command(keeping.gc)
