@@ -227,7 +227,7 @@ async def health(node: Node) -> Response:
 async def ready(node: Node) -> Response:
     """Say whether clients should be sent here: 200, or 503 for a node that is starting, draining or has failed."""
     node.require_ready()
-    return _json({"ready": True, "connected": node.team.facts().connected, "synced": sorted(node.meetings.promised())})
+    return _json({"ready": True, "connected": node.pulse.connected, "synced": sorted(node.meetings.promised())})
 
 
 async def status(node: Node) -> Response:
@@ -240,7 +240,7 @@ async def metrics_answer(node: Node) -> Response:
     """Say in Prometheus' words what the node has counted."""
     node.require_serving()
     usage = await trio.to_thread.run_sync(node.store.usage)
-    body, media_type = metrics.write(node, metrics.take(node), usage, request.headers.get("Accept", ""))
+    body, media_type = metrics.write(node, node.team.facts().counts, usage, request.headers.get("Accept", ""))
     response = Response(body, content_type=media_type)
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept"

@@ -70,6 +70,21 @@ class Sample(msgspec.Struct):
             scrub=_both(self.scrub, other.scrub),
         )
 
+    @property
+    def finished(self) -> int:
+        """How many downloads were sent whole."""
+        return self.downloads.get(Outcome.SENT.value, 0)
+
+    @property
+    def broken_off(self) -> int:
+        """How many ended before their end."""
+        return self.downloads.get(Outcome.LEFT.value, 0) + self.downloads.get(Outcome.FAILED.value, 0)
+
+    def ended(self) -> Sample:
+        """Return what is left of this when its process has ended: what went on was broken off."""
+        left = {Outcome.LEFT.value: self.active}
+        return msgspec.structs.replace(self, downloads=_both(self.downloads, left), active=0, queued=0, filling=0)
+
 
 def _both(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     # Not `Counter + Counter`, which drops what is 0.
@@ -88,7 +103,8 @@ def take(node: Node) -> Sample:
         first_byte=_spread(downloads.first_byte),
         duration=_spread(downloads.duration),
         fills={"done": node.meetings.fills_done, "failed": node.meetings.fills_failed},
-        filling=len(node.meetings.filling()),
+        # Elsewhere than in the leader they are copies of its own.
+        filling=len(node.meetings.filling()) if node.leader else 0,
         evicted=node.evictor.evicted,
         scrub={name: getattr(health, name) for name in health.__slots__},
     )
@@ -147,7 +163,7 @@ def _upkeep(sample: Sample) -> Iterator[Metric]:
 
 
 def _shared(node: Node, usage: Usage) -> Iterator[Metric]:
-    yield _gauge("trionode_downloads_limit", "Downloads allowed at once; 0: any number.", node.settings.max_downloads)
+    yield _gauge("trionode_downloads_limit", "Downloads allowed at once; 0: any number.", node.downloads.limit)
     yield _gauge("trionode_connected", "Whether the master has answered the last heartbeat.", node.pulse.connected)
     yield _gauge("trionode_start_time_seconds", "When the node was started, in Unix seconds.", node.started_at)
     yield _gauge("trionode_last_look_seconds", "When the master last said what goes on.", node.meetings.last_look)

@@ -18,6 +18,7 @@ import trio
 from store import DiskStore
 from store.node_files import StorageLock, node_id
 
+from . import metrics
 from .config import LIVE, load_settings
 from .delivery.admission import Downloads
 from .delivery.digests import ReprDigests
@@ -31,14 +32,17 @@ from .sync.heartbeat import Pulse, beat_forever
 from .sync.scrub import CheckTimes, Scrubber
 from .sync.sources import Master
 from .sync.watch import watch_master
+from .workers.channel import prepare_folder
 from .workers.meetings import SharedMeetings
+from .workers.slots import Slots
 from .workers.team import Team
-from .workers.wire import Counts, Draining, Facts, Reloading
+from .workers.wire import Draining, Facts, Reloading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from .config import Settings
+    from .metrics import Sample
 
 RESTART_SECONDS = 1.0
 """Between a crash of a task and its next start."""
@@ -64,8 +68,8 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.downloads = Downloads(self._share(settings.max_downloads), Limits(0, 0))
-        self._limit_rates()
+        rates = Limits(settings.client_bytes_per_second, settings.total_bytes_per_second)
+        self.downloads = Downloads(settings.max_downloads, rates)
         self.repr_digests = ReprDigests()
         self.started_at = time.time()
         self.node_id = settings.node_id
@@ -90,6 +94,8 @@ class Node:
         self._look_now = Request()
         self._root: trio.Nursery | None = None
         self._ended = trio.Event()
+        self._sharing = 1
+        """Between how many processes the total rate is shared out."""
         self._left = False
         self._leads = False
         self._handing_over = False
@@ -153,19 +159,10 @@ class Node:
         words = [f"changed: {', '.join(changed) or 'nothing'}"] + [f"needs a restart: {', '.join(left)}"] * bool(left)
         return "; ".join(words), True
 
-    def _share(self, limit: int) -> int:
-        """Return this process's share of what the whole node may have; 0 stays no limit."""
-        return -(-limit // self.settings.workers)
-
-    def _limit_rates(self) -> None:
-        settings = self.settings
-        # A client keeps to one connection, and so to one process: what it may have is not divided.
-        self.downloads.limits.change(settings.client_bytes_per_second, self._share(settings.total_bytes_per_second))
-
     def _take(self, settings: Settings) -> None:
         self.settings = settings
-        self.downloads.set_limit(self._share(settings.max_downloads))
-        self._limit_rates()
+        self.downloads.set_limit(settings.max_downloads)
+        self._sharing = 0
         set_level(settings.log_level)
         if self._root is not None:
             self.store.set_limits(max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
@@ -250,48 +247,55 @@ class Node:
             self.store, self.master, self._chance, self.evictor.make_room, self.folder.notice
         )
         self.pulse = Pulse(
-            self.node_id,
-            settings.node_address,
-            self.meetings,
-            self.downloads,
-            lambda: self.team.facts().counts,
-            lambda: self.settings.max_downloads,
+            self.node_id, settings.node_address, self.meetings, self.downloads, lambda: self.team.facts().counts
         )
+        self.downloads.on_full = self.meetings.changed.ask
+        self.downloads.slots = slots = await trio.to_thread.run_sync(Slots, prepare_folder(path) / "slots")
         self.team = Team(
             path,
             self.meetings,
-            counts=self._counts,
+            counts=lambda: metrics.take(self),
             facts=self._facts,
+            hear=self._hear,
             saw_ticket=self.pulse.saw_ticket,
             take_tickets=self.pulse.take_tickets,
             lead=self._lead,
+            share=self._share,
             order=self._obey,
             orders=_Orders(self),
         )
-        self.downloads.on_full = self.meetings.changed.ask
         try:
             yield
         finally:
             with trio.move_on_after(LEAVE_SECONDS, shield=True):
                 await self.master.aclose()
+            self.downloads.slots = None
+            slots.close()
             self.store.close()
             lock.release(to_another=self._handing_over)
 
-    def _counts(self) -> Counts:
-        downloads = self.downloads
-        return Counts(downloads.active, downloads.finished, downloads.broken_off, downloads.bytes_sent)
-
-    def _facts(self, counts: Counts, workers: int) -> Facts:
+    def _facts(self, counts: Sample, workers: int) -> Facts:
         return Facts(
             token=self.meetings.token,
             last_look=self.meetings.last_look,
             look_error=self.meetings.look_error,
             connected=self.pulse.connected,
             protocol=self.master.protocol,
-            bytes_fetched=self.master.bytes_fetched,
             counts=counts,
             workers=workers,
         )
+
+    def _share(self, workers: int) -> None:
+        """Keep to this process's share of what all processes of the node may do."""
+        if workers != self._sharing:
+            self._sharing = workers
+            rates = self.settings.client_bytes_per_second, self.settings.total_bytes_per_second // workers
+            self.downloads.limits.change(*rates)
+        self.downloads.move_up()
+
+    def _hear(self, facts: Facts) -> None:
+        """Take over what the leader has said of the node."""
+        self.pulse.connected, self.master.protocol = facts.connected, facts.protocol
 
     def _obey(self, order: Draining | Reloading) -> None:
         """Do what the leader says that all processes are to do."""
@@ -305,6 +309,7 @@ class Node:
         follow = functools.partial(self.team.run, self._lock, address, self.node_id, lambda: not self.draining)
         root.start_soon(self._supervise, "folder", self.folder.run)
         root.start_soon(self._supervise, "workers", follow)
+        root.start_soon(self._supervise, "shares", self.team.keep_shares)
 
     def _lead(self) -> None:
         """Begin what one process does for all: ask the master, speak for the node, tidy up."""

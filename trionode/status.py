@@ -27,11 +27,11 @@ async def status_of(node: Node) -> dict[str, object]:
     usage = await trio.to_thread.run_sync(node.store.usage)
     meetings = node.meetings.in_progress()
     sizes = {version.digest: version.size for version in node.store.versions()}
-    downloads, facts = node.downloads, node.team.facts()
+    downloads, counts = node.downloads, node.team.facts().counts
     return {
         "node_id": node.node_id,
         "running": True,
-        "connected": facts.connected,
+        "connected": node.pulse.connected,
         "main_server": node.settings.main_server,
         "node_ip": host,
         "node_port": int(port),
@@ -44,15 +44,15 @@ async def status_of(node: Node) -> dict[str, object]:
         "storage_free": usage.free,
         "storage_limit": usage.limit,
         "versions": len(sizes),
-        "master_protocol": facts.protocol,
-        "bytes_fetched": facts.bytes_fetched,
-        "bytes_sent": facts.counts.bytes_sent,
-        "active_downloads": facts.counts.active,
-        "queued_downloads": downloads.queued,
-        "workers": facts.workers,
-        "max_downloads": node.settings.max_downloads,
-        "downloads_finished": facts.counts.finished,
-        "downloads_broken_off": facts.counts.broken_off,
+        "master_protocol": node.master.protocol,
+        "bytes_fetched": sum(counts.bytes_fetched.values()),
+        "bytes_sent": counts.bytes_sent,
+        "active_downloads": counts.active,
+        "queued_downloads": counts.queued,
+        "workers": node.team.facts().workers,
+        "max_downloads": downloads.limit,
+        "downloads_finished": counts.finished,
+        "downloads_broken_off": counts.broken_off,
         "versions_evicted": node.evictor.evicted,
         "sending": dict(downloads.sending),
         "health": asdict(node.meetings.healer.health),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import AtCapacity
 from ..histogram import Histogram
@@ -40,6 +40,20 @@ class Place:
         self.wake = wake
         self.admitted = False
         self.gone = False
+        self.slot: int | None = None
+        """Its place among those of all processes of the node."""
+
+
+class Slots(Protocol):
+    """The places of all processes of a node; see `workers.slots`."""
+
+    def take(self, limit: int) -> int | None:
+        """Take one of `limit` places; None when all are taken."""
+        ...
+
+    def give_back(self, place: int) -> None:
+        """Give a place back."""
+        ...
 
 
 class Downloads:
@@ -60,6 +74,8 @@ class Downloads:
         self.duration = Histogram()
         """Of downloads that were sent whole, from the request to the first byte and to the last."""
         self.on_full: Callable[[], None] = lambda: None
+        self.slots: Slots | None = None
+        """Where places are shared with other processes, which then count too."""
         self._queue: deque[Place] = deque()
 
     @property
@@ -83,8 +99,8 @@ class Downloads:
         Raises `AtCapacity` when as many wait already as may go on at once.
         """
         place = Place(version, wake)
-        if not self._full() and not self._queue:
-            self._admit(place)
+        if not self._queue and self._admit(place):
+            pass
         elif len(self._queue) < self.limit:
             self._queue.append(place)
         else:
@@ -100,33 +116,42 @@ class Downloads:
             self._queue.remove(place)
             return
         self.active -= 1
+        if place.slot is not None and self.slots is not None:
+            self.slots.give_back(place.slot)
         if place.version is not None:
             self.sending[place.version] -= 1
             if not self.sending[place.version]:
                 del self.sending[place.version]
-        self._move_up()
+        self.move_up()
 
     def set_limit(self, limit: int) -> None:
         """Let another limit hold from now on; downloads that go on are not touched."""
         self.limit = limit
-        self._move_up()
+        self.move_up()
 
     def _full(self) -> bool:
         return 0 < self.limit <= self.active
 
-    def _move_up(self) -> None:
-        while self._queue and not self._full():
-            place = self._queue.popleft()
-            self._admit(place)
-            place.wake()
+    def move_up(self) -> None:
+        """Let those in the queue go on for whom there is a place. With shared places, to be called now and then."""
+        while self._queue and self._admit(self._queue[0]):
+            self._queue.popleft().wake()
 
-    def _admit(self, place: Place) -> None:
+    def _admit(self, place: Place) -> bool:
+        """Let a download go on if there is a place; tell whether there was."""
+        if self._full():
+            return False
+        if self.limit and self.slots is not None:
+            place.slot = self.slots.take(self.limit)
+            if place.slot is None:
+                return False
         place.admitted = True
         self.active += 1
         if place.version is not None:
             self.sending[place.version] += 1
         if self._full():
             self.on_full()
+        return True
 
     def span_bytes(self, largest: int) -> int:
         """Return how much each download should send at a time: up to `largest`, less where a rate is limited."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from master_shim.protocol import HeartbeatAnswer
 
     from ..delivery.admission import Downloads
-    from ..workers.wire import Counts
+    from ..metrics import Sample
     from .meetings import Meetings
     from .sources import Master
 
@@ -39,13 +39,7 @@ class Pulse:
     """What the heartbeats of one node are made of, and what came back."""
 
     def __init__(
-        self,
-        node_id: str,
-        address: str,
-        meetings: Meetings,
-        downloads: Downloads,
-        counts: Callable[[], Counts],
-        limit: Callable[[], int],
+        self, node_id: str, address: str, meetings: Meetings, downloads: Downloads, counts: Callable[[], Sample]
     ) -> None:
         self.node_id = node_id
         self.address = address
@@ -55,7 +49,6 @@ class Pulse:
         self._meetings = meetings
         self._downloads = downloads
         self._counts = counts
-        self._limit = limit
         self._tickets: dict[str, None] = {}
         self._measured_at = trio.current_time()
         self._measured_bytes = 0
@@ -77,8 +70,7 @@ class Pulse:
         rate = (sent - self._measured_bytes) / max(now - self._measured_at, 1e-3)
         self._measured_at, self._measured_bytes = now, sent
         # Those that wait count too: with them this node is not only full, but behind.
-        active = counts.active + self._downloads.queued
-        return Load(active, self._limit(), round(rate), self.draining)
+        return Load(counts.active + counts.queued, self._downloads.limit, round(rate), self.draining)
 
     def next_beat(self) -> Heartbeat:
         """Compose a beat from what is so now."""

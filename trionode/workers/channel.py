@@ -73,6 +73,14 @@ def _short(storage: Path) -> Iterator[str]:
         os.close(fd)
 
 
+def prepare_folder(storage: Path) -> Path:
+    """Return the folder of what only the processes of one node use; made if need be, closed to other users."""
+    folder = storage / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
 async def connect(storage: Path) -> trio.SocketStream:
     """Connect to the leader. Raises `OSError`: `FileNotFoundError` or `ConnectionRefusedError` when there is none."""
     socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
@@ -87,9 +95,7 @@ async def connect(storage: Path) -> trio.SocketStream:
 
 async def listen(storage: Path) -> trio.SocketListener:
     """Listen as the leader. For who holds the storage's lock alone: what an earlier leader left is removed."""
-    folder = storage / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
+    folder = prepare_folder(storage)
     (folder / SOCKET).unlink(missing_ok=True)
     socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     with _short(storage) as path:

@@ -11,7 +11,7 @@ import trio
 from ..errors import OriginError, OriginUnreachable
 from ..signals import Signal
 from .channel import Channel, connect
-from .wire import Board, Counts, Draining, FromLeader, Here, LookAsked, Looked, Reloading, Report
+from .wire import Board, Draining, FromLeader, Here, LookAsked, Looked, Reloading, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from ..metrics import Sample
     from .meetings import SharedMeetings
     from .wire import Facts
 
@@ -35,7 +36,7 @@ class Membership:
         self,
         storage: Path,
         meetings: SharedMeetings,
-        counts: Callable[[], Counts],
+        counts: Callable[[], Sample],
         take_tickets: Callable[[], list[str]],
         take_facts: Callable[[Facts], None],
         order: Callable[[Draining | Reloading], None],
@@ -125,7 +126,7 @@ class Membership:
 
     async def _send(self, channel: Channel[FromLeader]) -> None:
         await channel.send(Here(os.getpid()))
-        reported: Counts | None = None
+        reported: Sample | None = None
         while True:
             while self._outbox:
                 await channel.send(self._outbox.pop(0))

@@ -10,13 +10,13 @@ import trio
 from store import Digest
 
 from ..errors import OriginError, OriginUnreachable
+from ..metrics import Sample
 from ..sync.plan import Check
 from .channel import Channel, listen
 from .meetings import FillNumbers
 from .wire import (
     Board,
     CheckAsked,
-    Counts,
     Drain,
     Draining,
     Facts,
@@ -68,8 +68,8 @@ class Office:
         self,
         storage: Path,
         meetings: SharedMeetings,
-        counts: Callable[[], Counts],
-        facts: Callable[[Counts, int], Facts],
+        counts: Callable[[], Sample],
+        facts: Callable[[Sample, int], Facts],
         saw_ticket: Callable[[str], None],
         orders: Orders,
     ) -> None:
@@ -81,11 +81,11 @@ class Office:
         self._orders = orders
         self._numbers = FillNumbers()
         self._sessions: set[_Session] = set()
-        self._ended = Counts()
+        self._ended = Sample()
 
     # -- What the node asks
 
-    def elsewhere(self) -> Counts:
+    def elsewhere(self) -> Sample:
         """Return what the other processes do, and what those did that have ended."""
         return sum((session.counts for session in self._sessions), start=self._ended)
 
@@ -231,7 +231,7 @@ class _Session:
     def __init__(self, channel: Channel[ToLeader]) -> None:
         self.channel = channel
         self.worker = False
-        self.counts = Counts()
+        self.counts = Sample()
         self.wake = trio.Event()
         self.telling = trio.Lock()
         self.orders: list[Draining | Reloading] = []

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from ..metrics import Sample
 from .following import Membership
 from .leading import Office
-from .wire import Counts, Facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .leading import Orders
     from .meetings import SharedMeetings
-    from .wire import Draining, Reloading
+    from .wire import Draining, Facts, Reloading
 
 RETRY_SECONDS = 0.05
 """Between two tries to reach the leader, or to lead. A `connect` and a `flock`."""
@@ -33,13 +33,17 @@ VACANT_SECONDS = 4.0
 """How long a lock that was given up on purpose is left alone. Hypercorn gives each of its processes 3 s to end, and one
 that led in that time would put the node back on the master's list."""
 
+SHARE_SECONDS = 0.1
+"""How soon a place that is given back in one process is taken by who waits for it in another."""
+
 _log = structlog.get_logger("trionode.workers")
 
 
 class Team:
     """This process's place among those of its node.
 
-    `counts` and `facts` are of this process alone; `saw_ticket` and `take_tickets` its tickets; `lead` is called when
+    `counts` is of this process alone, `facts` what it says of the node when it leads, `hear` is told what the leader
+    says of it; `saw_ticket` and `take_tickets` its tickets; `lead` is called when
     it begins to lead; `order` carries out what the leader orders, `orders` what a command orders the leader.
     """
 
@@ -48,23 +52,26 @@ class Team:
         storage: Path,
         meetings: SharedMeetings,
         *,
-        counts: Callable[[], Counts],
-        facts: Callable[[Counts, int], Facts],
+        counts: Callable[[], Sample],
+        facts: Callable[[Sample, int], Facts],
+        hear: Callable[[Facts], None],
         saw_ticket: Callable[[str], None],
         take_tickets: Callable[[], list[str]],
         lead: Callable[[], None],
+        share: Callable[[int], None],
         order: Callable[[Draining | Reloading], None],
         orders: Orders,
     ) -> None:
         self.meetings = meetings
         self._counts = counts
         self._own_facts = facts
+        self._hear = hear
         self._lead = lead
+        self._share = share
         self._office = Office(storage, meetings, counts, facts, saw_ticket, orders)
         self._membership = Membership(storage, meetings, counts, take_tickets, self._take_facts, order)
         meetings.link = self._membership
         self._heard: Facts | None = None
-        self._own_when_heard = Counts()
         self._vacant_since = inf
 
     @property
@@ -78,17 +85,20 @@ class Team:
             return self._heard
         return self._own_facts(self._counts() + self.elsewhere(), self._office.workers)
 
-    def elsewhere(self) -> Counts:
-        """Return what the other processes do; up to a few tenths of a second old."""
-        if self.meetings.leading:
-            return self._office.elsewhere()
-        if self._heard is None:
-            return Counts()
-        active = max(0, self._heard.counts.active - self._own_when_heard.active)
-        return Counts(active=active)
+    def elsewhere(self) -> Sample:
+        """Return what the other processes do, as far as the leader knows; nothing in any other process."""
+        return self._office.elsewhere() if self.meetings.leading else Sample()
 
     def _take_facts(self, facts: Facts) -> None:
-        self._heard, self._own_when_heard = facts, self._counts()
+        self._heard = facts
+        self._hear(facts)
+
+    async def keep_shares(self) -> None:
+        """Share out what all processes may do together, until cancelled."""
+        while True:
+            heard = None if self.meetings.leading else self._heard
+            self._share(self._office.workers if heard is None else heard.workers)
+            await trio.sleep(SHARE_SECONDS)
 
     async def run(self, lock: StorageLock, address: str, node_id: str, may_lead: Callable[[], bool]) -> None:
         """Follow whoever leads, until this process does; then serve those who follow. Without end.

@@ -1,4 +1,4 @@
-"""What the processes of one node say to each other, a line of JSON each. Pure.
+"""What the processes of one node say to each other, a line of JSON each.
 
 The socket is in the storage folder, so only who may change the packages can speak on it. Times of the running clock are
 `time.monotonic()`, which all processes of a machine share.
@@ -8,22 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Counts(msgspec.Struct, frozen=True):
-    """Downloads that go on, that were sent whole, that were broken off; bytes sent. Of one process, or of several."""
-
-    active: int = 0
-    finished: int = 0
-    broken_off: int = 0
-    bytes_sent: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        """Return both together."""
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
-
-    def ended(self) -> Counts:
-        """Return what is left of a process that has ended."""
-        return msgspec.structs.replace(self, active=0, broken_off=self.broken_off + self.active)
+from ..metrics import Sample  # noqa: TC001 - msgspec reads the annotations
 
 
 class FillState(msgspec.Struct, frozen=True):
@@ -76,8 +61,7 @@ class Facts(msgspec.Struct, frozen=True):
     look_error: str
     connected: bool
     protocol: int
-    bytes_fetched: int
-    counts: Counts
+    counts: Sample
     workers: int
 
 
@@ -129,7 +113,7 @@ class Here(msgspec.Struct, tag=True):
 class Report(msgspec.Struct, tag=True):
     """What this process does, and which tickets it has seen since the last report."""
 
-    counts: Counts
+    counts: Sample
     tickets: list[str]
 
 
