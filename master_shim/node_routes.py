@@ -13,6 +13,7 @@ from .errors import MessageInvalid
 from .protocol import (
     HEARTBEAT_SECONDS,
     PROTOCOL,
+    UNREADABLE,
     Heartbeat,
     Registration,
     Unregistration,
@@ -94,7 +95,7 @@ def decode(body: bytes, kind: type[_T]) -> _T:
         if missing is not None:
             raise MessageInvalid("Field required", missing.group(1), missing=True) from error
         raise MessageInvalid(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise MessageInvalid(f"The body is not JSON: {error}") from error
 
 

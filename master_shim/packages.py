@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from .errors import FolderMissing, FolderUnreadable
 from .names import valid_meeting_id
+from .protocol import UNREADABLE
 
 _log = logging.getLogger("master_shim.packages")
 
@@ -133,7 +134,7 @@ def _parse_details(path: str, stat: os.stat_result) -> tuple[dict[str, Any], str
     try:
         data = Path(path).read_bytes()
         details = msgspec.json.decode(data, type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         _log.warning("%s is left out: %s", path, error)
         return {}, ""
     inner = details.pop("data", {})

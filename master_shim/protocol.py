@@ -7,6 +7,7 @@ are ignored in both directions, so either side may be newer than the other.
 from __future__ import annotations
 
 import unicodedata
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,10 @@ NO_TOKEN = "none"  # noqa: S105 - the wire's word for "no meeting is in progress
 
 MAX_MEETING_ID = 128
 """Characters in a meeting id. The deployed system's are short; a longer one is hostile or a mistake."""
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for JSON that cannot be read: bad UTF-8 inside a text, and nesting without end, are not among its
+own errors."""
 
 _ID_PUNCTUATION = frozenset("-_.:@+=~ ")
 

@@ -149,6 +149,16 @@ async def test_a_package_replaced_by_a_rename_is_gone_by_its_old_digest(tmp_path
         assert (await client.get(f"{API}/packages/nonsense")).status_code == 404
 
 
+@pytest.mark.parametrize("text", ['{"title": "董事会"}'.encode("gbk"), b'{"a":' + b"[" * 100_000])
+async def test_a_description_that_is_no_json_is_left_out(tmp_path: Path, text: bytes) -> None:
+    """Editors that do not write UTF-8 are in use; their file must not end every meeting's status."""
+    make_package(tmp_path / "m.zip", make_documents(1, 1_000))
+    (tmp_path / "m.json").write_bytes(text)
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        answer = await client.get(f"{API}/meetings/status/token")
+        assert [(meeting["id"], meeting["title"]) for meeting in answer.json()["meetings"]] == [("m", "m")]
+
+
 async def test_a_manifest_is_canonical_compressed_and_not_sent_twice(tmp_path: Path) -> None:
     package = make_package(tmp_path / "m.zip", make_documents(30, 20_000))
     async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:

@@ -193,7 +193,7 @@ async def test_the_oldest_check_comes_first_over_restarts(tmp_path: Path):
     assert again.next_due(1200.0) in {digests[0], digests[2]}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": "b"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": "b"}', b"\xff", b'{"\xff": 1}'])
 def test_times_that_cannot_be_read_are_begun_anew(tmp_path: Path, content: bytes):
     (tmp_path / "scrub.json").write_bytes(content)
     times = CheckTimes(tmp_path / "scrub.json")

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from cyclopts import Parameter
 
+from master_shim.protocol import UNREADABLE
 from store import DiskStore, VersionMissing
 from store.layout import Layout
 
@@ -132,7 +133,7 @@ def ask_node(settings: Settings) -> dict[str, Any] | None:
     """
     try:
         holder = msgspec.json.decode((settings.storage_path / "node.lock").read_bytes(), type=_Holder)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
     for address in dict.fromkeys((holder.address, f"127.0.0.1:{settings.port}")):
         try:

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 import trio
 
+from master_shim.protocol import UNREADABLE
 from store import PackageCorrupt, VersionMissing
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class CheckTimes:
             self._times = _TIMES.decode(path.read_bytes())
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             _log.warning("the times of earlier checks cannot be read", file=str(path), why=str(error))
 
     def of(self, digest: Digest) -> float:

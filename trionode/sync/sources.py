@@ -218,7 +218,7 @@ def _expect(response: httpx.Response, status: int) -> None:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except protocol.UNREADABLE as error:
         raise OriginError(f"not the JSON it should be: {error}") from error
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 import trio
 
+from master_shim.protocol import UNREADABLE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
@@ -54,7 +56,7 @@ class Channel(Generic[T]):
             for line in lines:
                 try:
                     message = self._decoder.decode(line)
-                except msgspec.DecodeError:
+                except UNREADABLE:
                     return
                 yield message
 
