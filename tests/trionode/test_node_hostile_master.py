@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from trionode.sync.sources import Master
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+# httpx's generators nest, and of a body that is not read to its end the inner ones are left to the collector.
+LEFT_UNREAD = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @asynccontextmanager
@@ -58,3 +62,25 @@ async def test_an_answer_that_is_no_json_is_an_error_of_the_master(body: bytes):
     async with answering(whole(body)) as master:
         with pytest.raises(OriginError, match="not the JSON"):
             await master.look()
+
+
+@LEFT_UNREAD
+async def test_an_answer_without_end_is_not_kept():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with answering(head, again=b"10000\r\n" + b" " * 65536 + b"\r\n") as master:
+        with pytest.raises(OriginError, match="larger"):
+            await master.look()
+
+
+@LEFT_UNREAD
+@pytest.mark.parametrize("layers", [1, 2])
+async def test_a_small_answer_that_unfolds_is_not_kept(layers: int):
+    body = bytes(100 << 20)
+    for _ in range(layers):
+        body = gzip.compress(body)
+    coding = b"Content-Encoding: " + b", ".join([b"gzip"] * layers) + b"\r\n"
+    async with answering(whole(body, coding)) as master:
+        with pytest.raises(OriginError, match="larger" if layers == 1 else "compressed"):
+            await master.look()
+        with pytest.raises(OriginError, match="larger" if layers == 1 else "compressed"):
+            await master.manifest("m", None)

@@ -36,6 +36,9 @@ STALL_SECONDS = 30.0
 MAX_MANIFEST_BYTES = 64 << 20
 """No real manifest comes near: 100,000 documents make about 20 MB."""
 
+MAX_ANSWER_BYTES = 8 << 20
+"""Of any other small call: a thousand meetings with long titles make a tenth."""
+
 CONNECTIONS = 16
 API = "/api/v1"
 
@@ -63,6 +66,8 @@ class Master:
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4),
             # A node and its master share a LAN; a proxy from the environment would only come between them.
             trust_env=False,
+            # The one coding that is read, see `_read`.
+            headers={"Accept-Encoding": "gzip"},
         )
 
     async def aclose(self) -> None:
@@ -117,14 +122,10 @@ class Master:
             if response.status_code == 404 and self.protocol:
                 raise MeetingUnknown(meeting_id)
             _expect(response, 200)
-            body = bytearray()
-            async for data in response.aiter_bytes():
-                body += data
-                if len(body) > MAX_MANIFEST_BYTES:
-                    raise OriginError("the manifest is larger than any real one")
+            body = await _read(response, MAX_MANIFEST_BYTES)
             self.bytes_fetched += response.num_bytes_downloaded
         try:
-            return await trio.to_thread.run_sync(Manifest.from_json, bytes(body))
+            return await trio.to_thread.run_sync(Manifest.from_json, body)
         except InvalidManifest as error:
             raise OriginError(str(error)) from error
 
@@ -164,7 +165,7 @@ class Master:
     async def _call(self, method: str, path: str, body: msgspec.Struct | None = None) -> bytes:
         with trio.move_on_after(CALL_SECONDS):
             async with self._stream(method, path, {}, None if body is None else msgspec.json.encode(body)) as response:
-                content = await response.aread()
+                content = await _read(response, MAX_ANSWER_BYTES)
                 _expect(response, 200)
                 return content
         raise OriginUnreachable(f"no answer to {method} {path} in {CALL_SECONDS:g} s")
@@ -213,6 +214,23 @@ def _expect(response: httpx.Response, status: int) -> None:
     if response.status_code != status:
         what = f"{response.request.method} {response.request.url.path} was answered {response.status_code}"
         raise OriginError(what, response.status_code)
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    """Return a body of at most `most` bytes, decompressed. Raises `OriginError` as soon as it is longer.
+
+    One layer of gzip at most: what comes in one read of the network then cannot grow beyond some 64 MB before it is
+    looked at, while each further layer would make a thousand times as much of it.
+    """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in {"identity", "gzip"}:
+        raise OriginError(f"the answer is compressed as nobody asked for: {coding[:80]}")
+    body = bytearray()
+    async for data in response.aiter_bytes():
+        body += data
+        if len(body) > most:
+            raise OriginError(f"the answer is larger than any real one: more than {most} bytes")
+    return bytes(body)
 
 
 def _decode(body: bytes, kind: type[T]) -> T:
