@@ -102,7 +102,10 @@ class Meetings:
         self._meetings: dict[str, Meeting] = {}
         self._seen: Seen | None = None
         self._looked_at = -inf
+        self._look_failure: NodeError | None = None
         self._look_lock = trio.Lock()
+        # Held from the reading of a ref to the writing of it: the write is in a thread, and others come between.
+        self._ref_lock = trio.Lock()
 
     # -- What others read
 
@@ -125,18 +128,23 @@ class Meetings:
     async def look(self, *, full: bool = False, younger_than: float = 0.0) -> None:
         """Ask the master what is in progress, and start what follows from it.
 
-        A look that ended less than `younger_than` seconds ago is good enough. Raises `OriginUnreachable` or
-        `OriginError`.
+        A look that ended less than `younger_than` seconds ago is good enough, however it ended: else all who wait for
+        one at a master that does not answer would wait for its silence one after the other. Raises `OriginUnreachable`
+        or `OriginError`.
         """
         async with self._look_lock:
             if younger_than and trio.current_time() - self._looked_at < younger_than:
+                if self._look_failure is not None:
+                    raise self._look_failure.with_traceback(None)
                 return
             try:
                 now = await self._master.look()
             except NodeError as error:
                 self.look_error = str(error)
+                self._looked_at, self._look_failure = trio.current_time(), error
                 raise
             self.look_error = ""
+            self._look_failure = None
             self.last_look = time.time()
             self._looked_at = trio.current_time()
             await self._apply(now, full=full)
@@ -169,12 +177,15 @@ class Meetings:
     async def _keep_refs(self) -> None:
         """Write into the refs which meetings have ended: their versions may go after a grace time."""
         await self._notice()
-        for ref in self.store.refs():
-            in_progress = ref.meeting_id in self._meetings
-            if ref.in_progress != in_progress:
-                ended_at = 0.0 if in_progress else time.time()
-                ref = replace(ref, in_progress=in_progress, ended_at=ended_at)
-                await trio.to_thread.run_sync(self.store.set_ref, ref)
+        for meeting_id in [ref.meeting_id for ref in self.store.refs()]:
+            async with self._ref_lock:
+                # Not the ref from above: what was switched since then stays so.
+                ref = self.store.ref(meeting_id)
+                in_progress = meeting_id in self._meetings
+                if ref is not None and ref.in_progress != in_progress:
+                    ended_at = 0.0 if in_progress else time.time()
+                    ref = replace(ref, in_progress=in_progress, ended_at=ended_at)
+                    await trio.to_thread.run_sync(self.store.set_ref, ref)
 
     # -- Checks and fills
 
@@ -289,15 +300,16 @@ class Meetings:
         if not await self.is_whole(digest):
             raise FillFailed("what is stored is damaged, and cannot be repaired now")
         await self._notice()
-        before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
-        in_progress = meeting.state is not State.ENDED
-        now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
-        if now.digest != before.digest or not now.switched_at:
-            now = replace(now, switched_at=time.time())
-        if now.in_progress != before.in_progress:
-            now = replace(now, ended_at=0.0 if in_progress else time.time())
-        if now != before:
-            await trio.to_thread.run_sync(self.store.set_ref, now)
+        async with self._ref_lock:
+            before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
+            in_progress = meeting.state is not State.ENDED
+            now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
+            if now.digest != before.digest or not now.switched_at:
+                now = replace(now, switched_at=time.time())
+            if now.in_progress != before.in_progress:
+                now = replace(now, ended_at=0.0 if in_progress else time.time())
+            if now != before:
+                await trio.to_thread.run_sync(self.store.set_ref, now)
         with self.store.lease(digest) as lease:
             meeting.file_count = await trio.to_thread.run_sync(count_members, lease)
         meeting.reason = ""

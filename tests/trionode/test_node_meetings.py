@@ -1,0 +1,139 @@
+"""The meetings of a node against a master that is told what to say: races and silences that no real one times."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from store import DiskStore, Ref
+from store.reading import split_file
+from tests.support.packages import make_documents, make_package
+from trionode.delivery.checked import CheckedLease
+from trionode.delivery.source import acquire
+from trionode.errors import OriginUnreachable
+from trionode.sync.meetings import Meetings
+from trionode.sync.plan import Look, State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from store import Digest, Manifest
+
+PATIENCE = 0.5
+"""What a call to a silent master takes, in place of `sources.CALL_SECONDS`."""
+
+
+class Says:
+    """A master with the shim: what is in progress, and the manifests of it; or silent."""
+
+    protocol = 1
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, Manifest] = {}
+        self.silent = False
+        self.asked = 0
+
+    async def look(self) -> Look:
+        self.asked += 1
+        if self.silent:
+            await trio.sleep(PATIENCE)
+            raise OriginUnreachable("it is silent")
+        return Look("t", {meeting_id: meeting_id for meeting_id in self.manifests})
+
+    async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        await trio.lowlevel.checkpoint()
+        found = self.manifests[meeting_id]
+        return None if found.digest == known else found
+
+
+async def no_room(needed: int, *, full_disk: bool = False) -> None:
+    raise AssertionError("there is room")
+
+
+def put(store: DiskStore, tmp_path: Path, size: int) -> Manifest:
+    """Store a package."""
+    package = make_package(tmp_path / f"{size}.zip", make_documents(1, size), level=0)
+    manifest = split_file(package.path)
+    content = package.path.read_bytes()
+    fill = store.begin_fill(manifest)
+    for chunk in fill.missing():
+        fill.write(chunk, content[chunk.offset : chunk.offset + chunk.size])
+    fill.commit()
+    fill.close()
+    return manifest
+
+
+@asynccontextmanager
+async def meetings_of(store: DiskStore, master: Says) -> AsyncIterator[Meetings]:
+    meetings = Meetings(store, master, Random(1), no_room)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        meetings.nursery = nursery
+        yield meetings
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def until_current(meetings: Meetings, meeting_id: str) -> None:
+    while (meeting := meetings.get(meeting_id)) is None or meeting.state is not State.CURRENT:
+        await trio.sleep(0.01)
+
+
+class SlowRefs(DiskStore):
+    """A store in which the first switch of the meeting a takes until b has its new version, or a while."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.switched = threading.Event()
+        self.slow = False
+
+    def set_ref(self, ref: Ref) -> None:
+        if self.slow and ref.meeting_id == "a":
+            self.slow = False
+            self.switched.wait(0.5)
+        super().set_ref(ref)
+
+
+async def test_a_switch_outlives_the_note_of_who_is_in_progress(tmp_path: Path):
+    store = SlowRefs.open(tmp_path / "storage")
+    old, new = put(store, tmp_path, 200_000), put(store, tmp_path, 300_000)
+    for meeting_id in ("a", "b"):
+        store.set_ref(Ref(meeting_id, old.digest, meeting_id, in_progress=False, ended_at=1.0))
+    master = Says()
+    master.manifests = {"a": old, "b": new}
+    async with meetings_of(store, master) as meetings:
+        store.slow = True
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(meetings.look)
+                await until_current(meetings, "b")
+                store.switched.set()
+            await until_current(meetings, "a")
+        assert meetings.promised() == {"a": old.digest, "b": new.digest}
+        assert all(ref.in_progress for ref in store.refs())
+
+
+async def test_what_is_stored_is_served_to_all_who_come_while_the_master_is_silent(tmp_path: Path):
+    store = DiskStore.open(tmp_path / "storage")
+    manifest = put(store, tmp_path, 200_000)
+    store.set_ref(Ref("m", manifest.digest, "m"))
+    master = Says()
+    master.silent = True
+    got: list[CheckedLease] = []
+
+    async def ask(meetings: Meetings) -> None:
+        source = await acquire(meetings, "m", None)
+        assert isinstance(source, CheckedLease)
+        source.close()
+        got.append(source)
+
+    async with meetings_of(store, master) as meetings:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(ask, meetings)
+        assert (len(got), master.asked) == (20, 1)
