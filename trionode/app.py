@@ -50,9 +50,6 @@ CORS = {
     ),
 }
 
-MAX_TICKET = 64
-"""Characters of a ticket that are kept; the shim's are shorter."""
-
 ANSWERS: dict[type[Exception], tuple[int, str | None]] = {
     errors.InvalidRequest: (400, None),
     InvalidDigest: (400, None),
@@ -149,7 +146,7 @@ async def download(node: Node, meeting_id: str) -> Response:
     arrived = trio.current_time()
     version = Digest(request.args["v"]) if "v" in request.args else None
     if ticket := request.args.get("t"):
-        node.pulse.saw_ticket(ticket[:MAX_TICKET])
+        node.pulse.saw_ticket(ticket)
     # The lease and the place among the downloads belong to the connection: it gives them back, however it ends.
     stack = cast("ExitStack", request.scope[EXIT_STACK])  # type: ignore[literal-required]
     source = await acquire(node.meetings, meeting_id, version)

@@ -7,14 +7,20 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import pytest
 import trio
 
+from master_shim.asgi import MAX_BODY_BYTES
 from store import DiskStore, Ref
 from store.reading import split_file
 from tests.support.packages import make_documents, make_package
+from trionode.delivery.admission import Downloads
 from trionode.delivery.checked import CheckedLease
 from trionode.delivery.source import acquire
 from trionode.errors import OriginUnreachable
+from trionode.metrics import Sample
+from trionode.sync.heartbeat import MAX_TICKETS, Pulse
 from trionode.sync.meetings import Meetings
 from trionode.sync.plan import Look, State
 
@@ -137,3 +143,29 @@ async def test_what_is_stored_is_served_to_all_who_come_while_the_master_is_sile
                 for _ in range(20):
                     nursery.start_soon(ask, meetings)
         assert (len(got), master.asked) == (20, 1)
+
+
+def pulse_of(meetings: Meetings) -> Pulse:
+    return Pulse("n", "127.0.0.1:1", meetings, Downloads(), Sample)
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "会", '"'])
+async def test_no_tickets_make_a_beat_that_a_master_refuses(tmp_path: Path, character: str):
+    async with meetings_of(DiskStore.open(tmp_path), Says()) as meetings:
+        pulse = pulse_of(meetings)
+        for number in range(MAX_TICKETS):
+            pulse.saw_ticket(f"{number:05}".ljust(64, character))
+        assert len(msgspec.json.encode(pulse.next_beat())) < MAX_BODY_BYTES / 2
+
+
+async def test_tickets_that_one_beat_does_not_hold_come_with_the_next(tmp_path: Path):
+    async with meetings_of(DiskStore.open(tmp_path), Says()) as meetings:
+        pulse = pulse_of(meetings)
+        tickets = [f"{number:016x}" for number in range(MAX_TICKETS)]
+        for ticket in tickets:
+            pulse.saw_ticket(ticket)
+        told: list[str] = []
+        while (beat := pulse.next_beat()).tickets:
+            told += beat.tickets
+            pulse.answered(beat)
+        assert told == tickets

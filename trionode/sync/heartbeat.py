@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,6 +34,12 @@ SLOWEST_BEAT_SECONDS = 10.0
 MAX_TICKETS = 10_000
 """Tickets kept for the next beat; a master that is away for long does not fill the memory."""
 
+BEAT_TICKETS = 5_000
+"""Tickets in one beat: a master takes no body beyond 1 MiB, and who refuses one beat would refuse all that follow."""
+
+_TICKET = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+"""A ticket comes back from whoever asks for a package: what the shim never made is not kept, let alone passed on."""
+
 _log = structlog.get_logger("trionode.heartbeat")
 
 
@@ -55,7 +63,7 @@ class Pulse:
 
     def saw_ticket(self, ticket: str) -> None:
         """Remember that a client the master sent has arrived. Retries of one client are one ticket."""
-        if len(self._tickets) < MAX_TICKETS:
+        if len(self._tickets) < MAX_TICKETS and _TICKET.fullmatch(ticket):
             self._tickets[ticket] = None
 
     def take_tickets(self) -> list[str]:
@@ -83,7 +91,7 @@ class Pulse:
             load=self.load(),
             packages={meeting_id: str(digest) for meeting_id, digest in promised.items()},
             filling=tuple(str(fill.digest) for fill in self._meetings.filling() if fill.digest is not None),
-            tickets=tuple(self._tickets),
+            tickets=tuple(islice(self._tickets, BEAT_TICKETS)),
             protocol=PROTOCOL,
         )
 
