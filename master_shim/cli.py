@@ -45,7 +45,7 @@ app = App(name="master-shim", help="A small master that sends tablets to the nod
 @app.command
 def serve(
     *,
-    packages: Annotated[Path, Parameter(help="Folder of <meeting id>.zip files: each is a meeting in progress.")],
+    packages: Annotated[Path, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
     host: Annotated[str, Parameter(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, Parameter(help="Port to listen on; 0 takes a free one.")] = 8000,
 ) -> int:

@@ -83,9 +83,9 @@ class NodeApp(QuartTrio):
         """Why the node did not start, for whoever runs the server: Hypercorn passes only the words on."""
 
     def log_exception(self, exception_info: Any) -> None:
-        """Log what escaped a handler or the start. An error of ours says all in its words; others come whole."""
+        """Log what escaped a handler or the start. Errors of ours and of the system say all; others come whole."""
         error = exception_info[1]
-        if isinstance(error, (errors.NodeError, StoreError)):
+        if isinstance(error, (errors.NodeError, StoreError, OSError)):
             _log.error("not started", why=str(error))
         else:
             _log.error("not started", exc_info=exception_info)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tests.support.processes import Process, Spawner
 
 API = "/api/v1"
+MASTER = (sys.executable, "-m", "master_shim", "serve")
+WIDE = {"COLUMNS": "200"}
 HOSTILE = [
     "..", ".", "%2e%2e", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%5c..", "%00", "m%00", "m%00.zip", "x" * 10_000, "",
     "%20", "m%0d%0aX-Evil:1", "%EF%BC%8E%EF%BC%8E", "%E2%80%A4", "%E2%88%95etc", "%ff%fe", "%ED%A0%80", "/m", "m/",
@@ -233,3 +237,8 @@ def test_the_deployed_node_registers_beats_is_offered_and_serves(served: Served,
     assert [(entry["node_id"], entry["active_meeting"]) for entry in entries] == [("old node", "m")]
     info = httpx.get(f"{served.url}{API}/meetings/m/download-nodes-info", trust_env=False).json()
     assert [entry["ip"] for entry in info] == [node.address]
+
+
+def test_the_help_says_how_packages_are_named() -> None:
+    done = subprocess.run([*MASTER, "--help"], capture_output=True, text=True, check=True, env=os.environ | WIDE)
+    assert "MEETING-ID.zip" in done.stdout

@@ -302,6 +302,14 @@ def test_a_certificate_that_cannot_be_used_is_refused(certificate: Certificate):
     assert "/nowhere/cert.pem" in done.stderr
 
 
+def test_a_storage_folder_that_is_none_is_said_in_words(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    done = serve("--storage-path", tmp_path / "file", "--host", "127.0.0.1", "--port", "0")
+    assert done.returncode == 2
+    assert "cannot start" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
 def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a node that cannot start."""
     command = [BIN / "trionode", "serve", *map(str, arguments)]
