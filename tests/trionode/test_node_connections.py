@@ -91,6 +91,26 @@ async def test_headers_that_never_end_are_cut_off(start_node: StartNode, how: st
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("how", ["serve", "hypercorn-trio"])
+async def test_an_upgrade_that_cannot_be_made_ends_no_other_connection(start_node: StartNode, how: str):
+    node = start_node("http://127.0.0.1:1", how=how)
+    await node.until_up()
+    other = await trio.open_tcp_stream("127.0.0.1", node.port)
+    async with other:
+        await other.send_all(b"GET /health HTTP/1.1\r\n")
+        for settings in (b"AAAA", b"!", b"", b"AAMAAABkAAQCAAAAAAIAAAA"):
+            fields = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: " + settings
+            stream = await trio.open_tcp_stream("127.0.0.1", node.port)
+            async with stream:
+                await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n\r\n")
+                with trio.fail_after(15):
+                    await stream.receive_some(1024)
+        await other.send_all(b"Host: x\r\n\r\n")
+        with trio.fail_after(15):
+            assert (await other.receive_some(1024)).startswith(b"HTTP/1.1 200")
+    assert node.process.returncode is None
+
+
 STARTS = ("serve", "hypercorn-trio")
 """Not plain `hypercorn`: its asyncio worker now and then keeps the connection of a client that floods it, until that
 client gives up. It costs that client alone."""

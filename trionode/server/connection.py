@@ -98,7 +98,11 @@ class Connection(TCPServer):
         """Bytes of files in the current response: the first of each go out without waiting for a turn."""
 
     async def run(self) -> None:
-        """Serve the connection; when the server cancels it, close it without waiting for the client."""
+        """Serve the connection; when the server cancels it, close it without waiting for the client.
+
+        A fault ends this connection alone: Hypercorn lets it end the server, and some requests are one (measured: an
+        upgrade to h2c with settings that cannot be read).
+        """
         if limits.max_connections and limits.connections >= limits.max_connections:
             await self._refuse()
             return
@@ -108,6 +112,9 @@ class Connection(TCPServer):
         except trio.Cancelled:
             await trio.aclose_forcefully(self.stream)
             raise
+        except Exception:  # noqa: BLE001 - whatever it is, it is this client's affair
+            _log.exception("a connection met a fault, and is closed")
+            await trio.aclose_forcefully(self.stream)
         finally:
             limits.connections -= 1
 
