@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING
@@ -230,3 +232,30 @@ async def test_a_deployed_node_beside_ours_is_offered_and_serves(
     for info in await eventually(both, within=30):
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             assert digest_of((await client.get(info["download_url"])).content) == package.digest
+
+
+def zip_of(*names: str) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no zip", b"x" * 300_000, zip_of("ERROR.txt"), zip_of(), zip_of("a.pdf")[:-30]],
+    ids=["text", "long", "error", "nothing", "cut"],
+)
+async def test_what_is_no_package_is_not_stored_though_its_digest_is_right(
+    master: ShimMaster, package: Package, start_node: StartNode, content: bytes
+):
+    new = master.folder / ".bad"
+    new.write_bytes(content)
+    new.replace(master.folder / "bad.zip")
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    await eventually(lambda: "not a package" in node.process.log(), within=30)
+    assert await node.synced() == ["m1"]
+    assert (await node.download("bad")).status_code == 503
+    assert [path.stem for path in (node.storage / "packages").glob("*.zip")] == [package.digest]

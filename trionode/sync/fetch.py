@@ -14,6 +14,7 @@ import trio
 from store import ChunkMismatch, FillBusy, NeverFits, NoSpace, StoreError, VersionPresent
 
 from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
+from .members import check_members
 from .order import choose
 from .plan import retry_seconds
 
@@ -84,6 +85,7 @@ async def fill_from_manifest(
             missing=sum(chunk.size for chunk in missing),
         )
         await _run_lanes(master, fill, list(plan_batches(missing)), active, chance, make_room)
+        await trio.to_thread.run_sync(check_members, fill)
         await _with_room(make_room, fill.commit)
     except VersionGone:
         # Nobody will ever ask for the rest: what is there helps the next version, through no fill of this one.
