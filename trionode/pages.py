@@ -14,18 +14,23 @@ AHEAD_BYTES = 2 << 20
 """How far ahead of what is wanted the disk is told to read: it is still reading when the next bytes are asked for."""
 
 
+_BYTE = [bytearray(1)]
+"""Where what is read only to see whether it can be goes. Nobody looks at it."""
+
+
 def in_memory(fd: int, offset: int, size: int) -> bool:
     """Tell whether `size` bytes from `offset` on can be read without waiting for the disk.
 
     Only the first and the last page are asked about: the kernel reads ahead in order, so what lies between is there
-    when both are. Two small system calls. A file system that cannot tell (EOPNOTSUPP) is taken at its best.
+    when both are. Two small system calls, or one for a single byte. A file system that cannot tell (EOPNOTSUPP) is
+    taken at its best.
     """
-    return _page_in_memory(fd, offset) and _page_in_memory(fd, offset + size - 1)
+    return _page_in_memory(fd, offset) and (size == 1 or _page_in_memory(fd, offset + size - 1))
 
 
 def _page_in_memory(fd: int, offset: int) -> bool:
     try:
-        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+        os.preadv(fd, _BYTE, offset, os.RWF_NOWAIT)
     except OSError as error:
         if error.errno == errno.EAGAIN:
             return False
