@@ -276,8 +276,9 @@ async def test_https_and_http_2(
     assert node.process.stop() == 0
 
 
-async def test_a_client_of_http_2_that_stops_reading_is_cut_off(
-    master: RunningMaster, big: Package, start_node: StartNode, certificate: Certificate, tmp_path: Path
+@pytest.mark.parametrize("option", ["--http1.1", "--http2"])
+async def test_a_client_of_https_that_stops_reading_is_cut_off(
+    master: RunningMaster, big: Package, start_node: StartNode, certificate: Certificate, tmp_path: Path, option: str
 ):
     node = start_node(master.url, certfile=certificate.cert, keyfile=certificate.key, progress_seconds=1)
     base, trust = f"https://127.0.0.1:{node.port}", ("--cacert", certificate.ca)
@@ -291,7 +292,7 @@ async def test_a_client_of_http_2_that_stops_reading_is_cut_off(
 
     await eventually(synced, within=20)
     stopped = subprocess.Popen(
-        ["curl", "-sS", "--http2", "--limit-rate", "1000", *map(str, trust), "-o", tmp_path / "part", base + PATH],
+        ["curl", "-sS", option, "--limit-rate", "1000", *map(str, trust), "-o", tmp_path / "part", base + PATH],
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -26,6 +26,7 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
 from .patience import Patience
 from .sendfile import SendTurns, send_bytes, send_file
+from .transport import PatientTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,6 +43,10 @@ ZERO_COPY = "http.response.zerocopysend"
 
 _turns = SendTurns()
 """Of the whole process: what is shared is its one loop."""
+
+PIECE_BYTES = 256 << 10
+"""What is encrypted and written at a time: 64 KiB cost 1.8 s of processor time for 1 GB, this 1.2, 1 MiB 1.15 and four
+times the memory."""
 
 RESERVED_FILES = 256
 """Open files that are not clients' connections: packages, fills, the master's connections, libraries."""
@@ -94,6 +99,10 @@ class Connection(TCPServer):
 
     def __init__(self, app: Application, *rest: Any) -> None:
         super().__init__(functools.partial(self._run_app, app), *rest)
+        if isinstance(self.stream, trio.SSLStream):
+            # Hypercorn says that this is a socket's stream; TLS takes any.
+            patient = PatientTransport(self.stream.transport_stream, limits.patience)
+            self.stream.transport_stream = patient  # type: ignore[assignment]
         self._sent = 0
         """Bytes of files in the current response: the first of each go out without waiting for a turn."""
 
@@ -208,7 +217,7 @@ class Connection(TCPServer):
                     )
                     self._sent += count
                 else:
-                    await send_bytes(self.stream, part, limits.patience)
+                    await self._write(part)
 
     async def _read_data(self) -> None:
         """Read until the client closes, and then wait no longer for another request from it.
@@ -224,7 +233,17 @@ class Connection(TCPServer):
             await super().protocol_send(event)
             return
         async with self.send_lock, self._closing_when_broken():
-            await send_bytes(self.stream, event.data, limits.patience)
+            await self._write(event.data)
+
+    async def _write(self, data: bytes) -> None:
+        """Write `data` whole, through TLS in pieces. Errors as `send_file`."""
+        stream: trio.abc.Stream = self.stream
+        if isinstance(stream, trio.SocketStream):
+            await send_bytes(stream, data, limits.patience)
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), PIECE_BYTES):
+            await stream.send_all(view[start : start + PIECE_BYTES])
 
     def _closing_when_broken(self) -> _ClosingWhenBroken:
         return _ClosingWhenBroken(self)

@@ -146,15 +146,11 @@ def _send_some(socket: trio.socket.SocketType, fd: int, offset: int, window: int
 
 
 async def send_bytes(
-    stream: trio.abc.Stream, data: bytes | bytearray | memoryview, patience: Patience | None = None
+    stream: trio.SocketStream, data: bytes | bytearray | memoryview, patience: Patience | None = None
 ) -> None:
     """Write `data` whole. Errors as `send_file`."""
-    patience = patience or Patience()
-    if not isinstance(stream, trio.SocketStream):
-        await _send_pieces(stream, memoryview(data), patience)
-        return
     await trio.lowlevel.checkpoint()
-    progress = Progress(stream.socket, patience)
+    progress = Progress(stream.socket, patience or Patience())
     view = memoryview(data)
     while view:
         try:
@@ -166,11 +162,3 @@ async def send_bytes(
         else:
             progress.pushed(sent)
             view = view[sent:]
-
-
-async def _send_pieces(stream: trio.abc.Stream, view: memoryview, patience: Patience) -> None:
-    """Write through a stream that does not say how much it has taken, such as TLS: each piece has its own limit."""
-    size = patience.piece_bytes
-    for start in range(0, len(view), size):
-        with patience.for_piece():
-            await stream.send_all(view[start : start + size])
