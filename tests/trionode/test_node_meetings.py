@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from contextlib import asynccontextmanager
 from random import Random
@@ -20,6 +21,8 @@ from trionode.delivery.checked import CheckedLease
 from trionode.delivery.source import acquire
 from trionode.errors import OriginUnreachable
 from trionode.metrics import Sample
+from trionode.sync.eviction import Evictor
+from trionode.sync.healing import Healer
 from trionode.sync.heartbeat import MAX_TICKETS, Pulse
 from trionode.sync.meetings import Meetings
 from trionode.sync.plan import Look, State
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from store import Digest, Manifest
+    from store import Digest, Manifest, Usage
 
 PATIENCE = 0.5
 """What a call to a silent master takes, in place of `sources.CALL_SECONDS`."""
@@ -169,3 +172,135 @@ async def test_tickets_that_one_beat_does_not_hold_come_with_the_next(tmp_path: 
             told += beat.tickets
             pulse.answered(beat)
         assert told == tickets
+
+
+class Faulty(DiskStore):
+    """A store whose calls of one name raise what they are told, once it is told."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.faults: dict[str, Exception] = {}
+        self.once = False
+
+    def _perhaps(self, call: str) -> None:
+        if call in self.faults:
+            raise self.faults.pop(call) if self.once else self.faults[call]
+
+    def set_ref(self, ref: Ref) -> None:
+        self._perhaps("set_ref")
+        super().set_ref(ref)
+
+    def verify(self, digest: Digest) -> None:
+        self._perhaps("verify")
+        super().verify(digest)
+
+    def repair(self, *arguments: Any) -> bool:
+        self._perhaps("repair")
+        return super().repair(*arguments)
+
+    def remove(self, digest: Digest) -> None:
+        self._perhaps("remove")
+        super().remove(digest)
+
+    def usage(self) -> Usage:
+        self._perhaps("usage")
+        return super().usage()
+
+
+@pytest.mark.parametrize("fault", [ValueError("no piece of it"), RuntimeError(), OSError(errno.EROFS, "read-only")])
+async def test_one_meetings_fault_is_its_own_and_it_is_tried_again(
+    tmp_path: Path, fault: Exception, capsys: pytest.CaptureFixture[str]
+):
+    put(DiskStore.open(tmp_path / "storage"), tmp_path, 200_000)
+    store = Faulty.open(tmp_path / "storage")
+    bad, good = store.versions()[0].digest, put(store, tmp_path, 300_000)
+    master = Says()
+    master.manifests = {"bad": store.manifest(bad), "good": good}
+    store.faults["verify"] = fault
+    async with meetings_of(store, master) as meetings:
+        with trio.fail_after(20):
+            await meetings.look()
+            await until_current(meetings, "good")
+            meeting = meetings.get("bad")
+            assert meeting is not None
+            while meeting.state is not State.FAILED and meeting.failures == 0:
+                await trio.sleep(0.01)
+            assert meeting.reason
+            store.faults.clear()
+            await until_current(meetings, "bad")
+        assert meetings.promised() == {"bad": bad, "good": good.digest}
+    if not isinstance(fault, OSError):
+        assert "Traceback" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a fault"), OSError(errno.EROFS, "read-only file system")])
+async def test_refs_that_cannot_be_written_are_owed_and_the_looks_go_on(tmp_path: Path, fault: Exception):
+    store = Faulty.open(tmp_path / "storage")
+    manifest = put(store, tmp_path, 200_000)
+    master = Says()
+    master.manifests = {"a": manifest, "b": manifest}
+    async with meetings_of(store, master) as meetings:
+        with trio.fail_after(20):
+            await meetings.look()
+            for meeting_id in ("a", "b"):
+                await until_current(meetings, meeting_id)
+            store.faults["set_ref"] = fault
+            del master.manifests["b"]
+            await meetings.look()
+            await meetings.look()
+            assert meetings.promised() == {"a": manifest.digest}
+            assert {ref.meeting_id for ref in store.refs() if ref.in_progress} == {"a", "b"}
+            store.faults.clear()
+            await meetings.look()
+        assert {ref.meeting_id for ref in store.refs() if ref.in_progress} == {"a"}
+
+
+class Slowly(Says):
+    """A master whose packages come when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go: dict[str, trio.Event] = {}
+        self.contents: dict[str, bytes] = {}
+
+    def offers(self, meeting_id: str, package: Path) -> None:
+        manifest = split_file(package)
+        self.manifests[meeting_id] = manifest
+        self.contents[manifest.digest] = package.read_bytes()
+        self.let_go.setdefault(manifest.digest, trio.Event())
+
+    async def fetch_range(self, digest: str, start: int, stop: int) -> bytes:
+        await self.let_go[digest].wait()
+        return self.contents[digest][start:stop]
+
+
+async def test_a_disk_that_takes_no_more_writes_ends_nothing(tmp_path: Path):
+    store = Faulty.open(tmp_path / "storage")
+    manifest = put(store, tmp_path, 200_000)
+    broken = OSError(errno.EIO, "no block comes back")
+    store.faults = dict.fromkeys(("verify", "remove", "usage"), broken)
+    lost: list[Digest] = []
+    healer = Healer(store, Says(), lost.append)  # type: ignore[arg-type]
+    with store._layout.package(manifest.digest).open("r+b") as file:
+        file.write(b"?")
+    assert not await healer.ensure(manifest.digest)
+    assert (lost, store.holds(manifest.digest)) == ([manifest.digest], True)
+    await Evictor(store).keep_low()
+    store.close()
+
+
+async def test_a_manifest_that_is_made_anew_during_a_repair_is_looked_at_again(tmp_path: Path):
+    store = Faulty.open(tmp_path / "storage")
+    master = Slowly()
+    package = make_package(tmp_path / "p.zip", make_documents(1, 200_000), level=0).path
+    master.offers("m", package)
+    manifest = master.manifests["m"]
+    master.let_go[manifest.digest].set()
+    put(store, tmp_path, 200_000)
+    with store._layout.package(manifest.digest).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"?")
+    store.faults["repair"] = ValueError("no piece of it")
+    store.once = True
+    assert await Healer(store, master).ensure(manifest.digest)  # type: ignore[arg-type]
+    store.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from store import NeverFits, NoSpace
+from store import NeverFits, NoSpace, StoreError
 from store.space import plan_eviction
 
 if TYPE_CHECKING:
@@ -80,11 +80,14 @@ class Evictor:
 
     async def keep_low(self) -> None:
         """Evict what must go for `min_free_bytes`, or because the high-water mark is passed."""
-        limit = (await trio.to_thread.run_sync(self._store.usage)).limit
         try:
+            limit = (await trio.to_thread.run_sync(self._store.usage)).limit
             await self.make_room(limit - int(limit * HIGH_WATER))
         except NeverFits as full:
             _log.warning("the limits cannot be kept", needed=full.needed, available=full.available)
         except NoSpace as full:
             # What is left is wanted: meetings in progress, pins, grace times. Only a package that comes can be refused.
             _log.debug("above the high-water mark", needed=full.needed, available=full.available)
+        except (StoreError, OSError) as error:
+            # A disk that fails must not end what is served from memory, or from another part of it.
+            _log.error("nothing can be evicted now", why=str(error))

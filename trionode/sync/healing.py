@@ -101,7 +101,7 @@ class Healer:
         except CannotRepair as error:
             self.health.unrepairable += 1
             _log.error("a damaged version cannot be repaired and is removed", version=digest, why=str(error))
-            await trio.to_thread.run_sync(self._store.remove, digest)
+            await self._remove(digest)
         except (OriginUnreachable, OriginError, ChunkMismatch, NoSpace, OSError) as error:
             self.health.unrepaired += 1
             _log.error("a damaged version cannot be repaired now and is not served", version=digest, why=str(error))
@@ -115,9 +115,16 @@ class Healer:
         _log.error("a stored version cannot be read", version=digest, why=str(error))
         if error.errno == errno.EIO:
             self.health.unrepairable += 1
-            await trio.to_thread.run_sync(self._store.remove, digest)
+            await self._remove(digest)
         self._lost(digest)
         return False
+
+    async def _remove(self, digest: Digest) -> None:
+        try:
+            await trio.to_thread.run_sync(self._store.remove, digest)
+        except OSError as error:
+            # A disk that fails often takes no more writes. The version stays, and is not served.
+            _log.error("a damaged version cannot be removed now", version=digest, why=str(error))
 
     async def repair(self, digest: Digest) -> int:
         """Look a version over and put right what is bad, until it is trusted; return how many pieces were repaired.
@@ -133,7 +140,10 @@ class Healer:
                 continue
             for piece in bad:
                 data = piece.data if isinstance(piece, Literal) else await self._bytes_of(digest, piece)
-                await trio.to_thread.run_sync(self._store.repair, digest, piece, data)
+                try:
+                    await trio.to_thread.run_sync(self._store.repair, digest, piece, data)
+                except ValueError:  # the manifest was made anew meanwhile, and has other pieces: look again
+                    break
                 repaired += 1
                 self.health.repaired_chunks += 1
                 self.health.repaired_bytes += piece.size

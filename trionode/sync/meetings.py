@@ -7,20 +7,21 @@ what is going on. States and plans are decided in `plan`; here they are carried 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from store import NeverFits, NoSpace, Ref, StoreError
+from store import NeverFits, Ref, StoreError, VersionMissing
 
-from ..errors import FillFailed, MeetingUnknown, NodeError, OriginError, OriginUnreachable
-from ..signals import Request, Signal
+from ..errors import FillFailed, NodeError, OriginError
+from ..signals import Request
 from .active import ActiveFill
 from .fetch import begins_alike, fill_from_manifest, fill_from_stream
 from .healing import Healer
+from .meeting import Meeting, note_failure
 from .members import count_members
 from .plan import Check, Event, Look, Seen, State, move, plan_look, retry_seconds
 
@@ -36,34 +37,9 @@ if TYPE_CHECKING:
 NEVER_FITS_SECONDS = 600.0
 """Between two tries of a package that never fits, unless it is asked for: only an administrator can change that."""
 
+__all__ = ["Meeting", "Meetings"]
+
 _log = structlog.get_logger("trionode.sync")
-
-
-@dataclass(eq=False)
-class Meeting:
-    """What this node knows of one meeting in progress. Owned by `Meetings`; others only read it."""
-
-    id: str
-    title: str
-    state: State = State.UNCONFIRMED
-    reason: str = ""
-    unreachable: bool = False
-    unbuilt: bool = False
-    lacks: NoSpace | None = None
-    """The room that the last check lacked, if it was that: `NeverFits`, or for now."""
-    confirmed: Digest | None = None
-    """What the last check that ended well found current."""
-    failures: int = 0
-    checked_from: float = -inf
-    checked_at: float = -inf
-    """When the last check that is over began and ended, well or not, in seconds of the running program's clock."""
-    file_count: int = 0
-    fill: ActiveFill | None = None
-    wanted: Check | None = None
-    working: bool = False
-    asked: Request = field(default_factory=Request)
-    moved: Signal = field(default_factory=Signal)
-    """Given at every event of the state table, whether or not the state changes by it."""
 
 
 async def _nothing() -> None:
@@ -101,6 +77,8 @@ class Meetings:
         self.healer = Healer(store, master, self.withdraw)
         self._meetings: dict[str, Meeting] = {}
         self._seen: Seen | None = None
+        self._refs_owed = False
+        self._refs_error = ""
         self._looked_at = -inf
         self._look_failure: NodeError | None = None
         self._look_lock = trio.Lock()
@@ -172,20 +150,39 @@ class Meetings:
             self.want(self._meetings[meeting_id], check)
         if plan.ended or plan.checks or first:
             self.changed.ask()
+            self._refs_owed = True
+        if self._refs_owed:
             await self._keep_refs()
 
     async def _keep_refs(self) -> None:
-        """Write into the refs which meetings have ended: their versions may go after a grace time."""
-        await self._notice()
-        for meeting_id in [ref.meeting_id for ref in self.store.refs()]:
-            async with self._ref_lock:
-                # Not the ref from above: what was switched since then stays so.
-                ref = self.store.ref(meeting_id)
-                in_progress = meeting_id in self._meetings
-                if ref is not None and ref.in_progress != in_progress:
-                    ended_at = 0.0 if in_progress else time.time()
-                    ref = replace(ref, in_progress=in_progress, ended_at=ended_at)
-                    await trio.to_thread.run_sync(self.store.set_ref, ref)
+        """Write into the refs which meetings have ended: their versions may go after a grace time.
+
+        What cannot be written now is owed, and written after a later look: a disk that takes no more still serves.
+        """
+        self._refs_owed = False
+        try:
+            await self._notice()
+            for meeting_id in [ref.meeting_id for ref in self.store.refs()]:
+                async with self._ref_lock:
+                    await self._keep_ref(meeting_id)
+        except Exception as error:  # noqa: BLE001 - what only tidies up must not take the node down
+            self._refs_owed = True
+            if str(error) != self._refs_error:
+                _log.exception("the refs cannot be brought up to date now")
+            self._refs_error = str(error)
+        else:
+            self._refs_error = ""
+
+    async def _keep_ref(self, meeting_id: str) -> None:
+        # Read under the lock: what was switched since the refs were listed stays so.
+        ref = self.store.ref(meeting_id)
+        in_progress = meeting_id in self._meetings
+        if ref is not None and ref.in_progress != in_progress:
+            ref = replace(ref, in_progress=in_progress, ended_at=0.0 if in_progress else time.time())
+            try:
+                await trio.to_thread.run_sync(self.store.set_ref, ref)
+            except VersionMissing:
+                _log.info("a version went while its ref was written", meeting=meeting_id, version=ref.digest)
 
     # -- Checks and fills
 
@@ -193,8 +190,8 @@ class Meetings:
         """Have `meeting` checked, by the task that works on it already or by a new one."""
         meeting.wanted = max(meeting.wanted or check, check)
         meeting.asked.ask()
-        if not meeting.working:
-            meeting.working = True
+        if not meeting.tended:
+            meeting.tended = meeting.working = True
             self.nursery.start_soon(self._work, meeting)
 
     async def _work(self, meeting: Meeting) -> None:
@@ -203,14 +200,15 @@ class Meetings:
             while meeting.state is not State.ENDED and meeting.wanted is not None:
                 check, meeting.wanted = meeting.wanted, None
                 meeting.asked = Request()
-                await self._check_once(meeting, check)
-                if meeting.state is State.FAILED:
+                meeting.working = True
+                if not await self._check_once(meeting, check):
                     meeting.failures += 1
+                    meeting.working = False
                     with trio.move_on_after(self._pause(meeting)):
                         await meeting.asked.taken()
                     self.want(meeting, check)
         finally:
-            meeting.working = False
+            meeting.tended = meeting.working = False
 
     def _pause(self, meeting: Meeting) -> float:
         """Return how long to wait before a failed meeting is tried again."""
@@ -218,33 +216,24 @@ class Meetings:
             return NEVER_FITS_SECONDS
         return retry_seconds(meeting.failures, self._chance.random(), unbuilt=meeting.unbuilt)
 
-    async def _check_once(self, meeting: Meeting, check: Check) -> None:
-        """Check, fill if need be, and move the meeting's state."""
+    async def _check_once(self, meeting: Meeting, check: Check) -> bool:
+        """Check, fill if need be, and move the meeting's state; tell whether that was the last try."""
         began = trio.current_time()
         self._move(meeting, Event.CHECK)
         try:
             await self._check(meeting, check)
+            return True
         except (NodeError, StoreError, OSError) as error:
             # OSError: a disk that fails at one package must not take the others down.
-            self._failed(meeting, error)
-            self._move(meeting, Event.FAIL)
+            note_failure(meeting, error)
+        except Exception as error:  # noqa: BLE001 - one meeting's fault must not take the node down
+            # A fault of the program, and for all that is known of this meeting alone: the others are served on.
+            _log.exception("a meeting's check has crashed", meeting=meeting.id)
+            note_failure(meeting, error)
         finally:
             meeting.checked_from, meeting.checked_at = began, trio.current_time()
-
-    def _failed(self, meeting: Meeting, error: Exception) -> None:
-        """Keep why a check failed, and say it; what never fits is said once and not at every try."""
-        before, meeting.reason = meeting.reason, str(error)
-        meeting.unreachable = isinstance(error, OriginUnreachable)
-        meeting.unbuilt = isinstance(error, MeetingUnknown)
-        meeting.lacks = error if isinstance(error, NoSpace) else None
-        if isinstance(error, NeverFits):
-            meeting.reason = f"the package never fits: {error}, whatever is evicted (max_bytes, min_free_bytes, disk)"
-            if before != meeting.reason:
-                _log.error("a package never fits", meeting=meeting.id, needed=error.needed, most=error.available)
-            return
-        if isinstance(error, NoSpace):
-            meeting.reason = f"no room now: {error}, and nothing that is left may be evicted"
-        _log.warning("meeting not synced", meeting=meeting.id, why=meeting.reason)
+        self._move(meeting, Event.FAIL)
+        return meeting.state is State.ENDED
 
     async def _check(self, meeting: Meeting, check: Check) -> None:
         known = await self._trusted_version(meeting.id)
@@ -286,7 +275,7 @@ class Meetings:
                 await fill_from_manifest(self.store, self._master, manifest, active, self._chance, self._make_room)
             error = None
             self.fills_done += 1
-        except (NodeError, StoreError, OSError) as reason:
+        except Exception as reason:
             error = reason
             self.fills_failed += 1
             raise
