@@ -274,6 +274,36 @@ class Slowly(Says):
         return self.contents[digest][start:stop]
 
 
+@pytest.mark.parametrize("rebuilt", [False, True])
+async def test_what_an_ended_meeting_still_fetches_leaves_its_successors_ref_alone(tmp_path: Path, rebuilt: bool):
+    store = DiskStore.open(tmp_path / "storage")
+    packages = [make_package(tmp_path / f"{n}.zip", make_documents(1, 200_000 + n), level=0).path for n in range(2)]
+    master = Slowly()
+    async with meetings_of(store, master) as meetings:
+        with trio.fail_after(20):
+            master.offers("m", packages[0])
+            old = master.manifests["m"].digest
+            await meetings.look()
+            while not meetings.filling():
+                await trio.sleep(0.01)
+            first = meetings.get("m")
+            del master.manifests["m"]
+            await meetings.look()
+            master.offers("m", packages[rebuilt])
+            new = master.manifests["m"].digest
+            master.let_go[new].set()
+            await meetings.look()
+            if rebuilt:
+                await until_current(meetings, "m")
+                master.let_go[old].set()
+            while first is not None and first.tended:
+                await trio.sleep(0.01)
+            await until_current(meetings, "m")
+        ref = store.ref("m")
+        assert ref is not None
+        assert (ref.digest, ref.in_progress, ref.ended_at) == (new, True, 0.0)
+
+
 async def test_a_disk_that_takes_no_more_writes_ends_nothing(tmp_path: Path):
     store = Faulty.open(tmp_path / "storage")
     manifest = put(store, tmp_path, 200_000)

@@ -290,8 +290,10 @@ class Meetings:
             raise FillFailed("what is stored is damaged, and cannot be repaired now")
         await self._notice()
         async with self._ref_lock:
+            if self._meetings.get(meeting.id, meeting) is not meeting:
+                return  # It has ended and started again, and what is current now is for its successor to find.
             before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
-            in_progress = meeting.state is not State.ENDED
+            in_progress = meeting.id in self._meetings
             now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
             if now.digest != before.digest or not now.switched_at:
                 now = replace(now, switched_at=time.time())
