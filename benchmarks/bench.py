@@ -45,7 +45,7 @@ class Plan:
     crowd_megabytes: int
     """The package of which 500 clients take one each: 500 times that is moved in each turn."""
     large_megabytes: int
-    """The large package of the memory work."""
+    """The large package of the memory work, and the one that is not in memory."""
     herd_clients: int
     herd_megabytes: int
     herd_rounds: int
@@ -69,12 +69,12 @@ FULL = Plan(
 )
 QUICK = Plan(
     rounds=1,
-    seconds=0.35,
+    seconds=0.25,
     connections=(64,),
     crowd_megabytes=1,
     large_megabytes=64,
-    herd_clients=100,
-    herd_megabytes=4,
+    herd_clients=50,
+    herd_megabytes=2,
     herd_rounds=1,
     herd_patience=3.0,
     reuse=True,

@@ -4,10 +4,11 @@ One process, one epoll, N keep-alive connections; each asks for the path again a
 `--once`, is done then. Headers are read and checked; bodies are taken with `recv(..., MSG_TRUNC)`, which on Linux's
 TCP drops the bytes in the kernel without copying them, or with `--copy` into a buffer. With `--tls` the handshake and
 the request are real and what comes is dropped without being decrypted; each answer ends its connection, since
-nothing else tells where it ends. The clock starts when all connections stand and the first request is about to be
-sent, so the first wave counts, as it does when a meeting starts; it stops after S seconds, in the middle of whatever is
-going on, or with `--once` as soon as every answer has ended. The processor time of the server's processes is read
-from /proc at both moments.
+nothing else tells where it ends. With `--spread` each connection asks for what follows a place of its own in the file,
+the places equally far apart, so that hardly two read the same. The clock starts when all connections stand and the
+first request is about to be sent, so the first wave counts, as it does when a meeting starts; it stops after S
+seconds, in the middle of whatever is going on, or with `--once` as soon as every answer has ended. The processor time
+of the server's processes is read from /proc at both moments.
 
 Prints one JSON object: bytes (of bodies; with TLS of records, 0.14 % more), seconds, finished (answers), first_byte
 (seconds each request waited for the first byte of its answer; with TLS none), finish (with `--once`: seconds from the
@@ -27,7 +28,7 @@ import socket
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
@@ -77,13 +78,21 @@ class Ask:
     once: bool = False
     copy: bool = False
     tls: bool = False
+    begin: int | None = None
+    """With `--spread`: the first byte that is asked for. All that follow it come, and the status is 206."""
 
     @property
     def request(self) -> bytes:
         """The request's bytes."""
-        close = "Connection: close\r\n" if self.tls else ""
-        head = f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept-Encoding: identity\r\n{close}\r\n"
+        more = "Connection: close\r\n" if self.tls else ""
+        more += "" if self.begin is None else f"Range: bytes={self.begin}-\r\n"
+        head = f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept-Encoding: identity\r\n{more}\r\n"
         return head.encode()
+
+    @property
+    def status(self) -> bytes:
+        """How the answer's first line begins, in lower case."""
+        return b"http/1.1 200" if self.begin is None else b"http/1.1 206"
 
     @property
     def flags(self) -> int:
@@ -151,8 +160,8 @@ class Connection:
         self._chunked = b"transfer-encoding: chunked" in lines
         known = b"content-length: %d" % self._ask.size in lines
         # Who does not know the package yet cannot say its size.
-        if not lines[0].startswith(b"http/1.1 200") or not (known or (self._ask.once and self._chunked)):
-            raise WrongAnswer(f"not a 200 with content-length {self._ask.size}: {head[:400]!r}")
+        if not lines[0].startswith(self._ask.status) or not (known or (self._ask.once and self._chunked)):
+            raise WrongAnswer(f"not {self._ask.status!r} with content-length {self._ask.size}: {head[:400]!r}")
         self._body = 0
         self.remaining = 0 if self._chunked else self._ask.size
 
@@ -235,11 +244,12 @@ class TlsConnection:
 class Crowd:
     """All connections of one run, and what they got."""
 
-    def __init__(self, ask: Ask, count: int) -> None:
+    def __init__(self, ask: Ask, count: int, *, spread: bool = False) -> None:
         self._ask = ask
         self._count = count
         self._poll = select.epoll()
-        self._connections = [TlsConnection(ask) if ask.tls else Connection(ask) for _ in range(count)]
+        asks = [_from(ask, ask.size * number // count) for number in range(count)] if spread else [ask] * count
+        self._connections = [TlsConnection(one) if one.tls else Connection(one) for one in asks]
         self._waiting: dict[int, Connection | TlsConnection] = {}
         self._finish: list[float] = []
         self._failed = 0
@@ -292,9 +302,14 @@ class Crowd:
             self._forget(descriptor)
 
 
-def run(ask: Ask, count: int, seconds: float, server_pid: int) -> dict[str, object]:
+def _from(ask: Ask, begin: int) -> Ask:
+    """Return what asks for the bytes from `begin` on."""
+    return replace(ask, begin=begin, size=ask.size - begin)
+
+
+def run(ask: Ask, count: int, seconds: float, server_pid: int, *, spread: bool = False) -> dict[str, object]:
     """Measure; see the module's docstring for what is returned."""
-    crowd = Crowd(ask, count)
+    crowd = Crowd(ask, count, spread=spread)
     server_before, client_before = cpu_seconds(server_pid), time.process_time()
     found = crowd.run(seconds)
     found["server_cpu"] = cpu_seconds(server_pid) - server_before
@@ -314,10 +329,11 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="one answer for each connection")
     parser.add_argument("--copy", action="store_true", help="copy the bytes to this process, as other clients do")
     parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--spread", action="store_true", help="each connection from another place of the file on")
     options = parser.parse_args()
     ask = Ask(options.port, options.path, options.size, options.once, options.copy, options.tls)
     try:
-        found = run(ask, options.connections, options.seconds, options.server_pid)
+        found = run(ask, options.connections, options.seconds, options.server_pid, spread=options.spread)
     except WrongAnswer as error:
         sys.exit(f"wrong answer: {error}")
     print(json.dumps(found))

@@ -39,7 +39,7 @@ def waits(bench: Bench) -> list[Figure]:
         found: dict[str, list[dict[str, Any]]] = {subject.name: [] for subject in subjects}
         for number in range(plan.rounds):
             for subject in in_turn(subjects, number):
-                found[subject.name].append(_wait_once(subject, package.size, plan.seconds))
+                found[subject.name].append(wait_once(subject, package.size, plan.seconds, GREEDY))
     for name, rounds in found.items():
         kept = [wait for one in rounds for wait in one["kept"]]
         new = [wait for one in rounds for wait in one["new"]]
@@ -57,18 +57,21 @@ def waits(bench: Bench) -> list[Figure]:
     return made
 
 
-def _wait_once(subject: Subject, size: int, seconds: float) -> dict[str, Any]:
-    """Run the greedy client and, inside its time, the one that asks for something small."""
+def wait_once(subject: Subject, size: int, seconds: float, connections: int, *flags: str) -> dict[str, Any]:
+    """Run the greedy client and, inside its time, the one that asks for something small.
+
+    `flags` are for the former. Returns what the latter printed, with `rate` (bytes/s) and `seconds` of the former.
+    """
     server = subject.server
     command = [sys.executable, "-m", "benchmarks.probe", "--port", str(server.port), "--path", subject.small]
     delayed = ["sh", "-c", f'sleep {ALONE_SECONDS}; exec "$@"', "sh", *command, "--seconds", str(seconds)]
     with subprocess.Popen(delayed, cwd=ROOT, stdout=subprocess.PIPE, text=True) as probe:
-        greedy = measure(server, subject.path, size, GREEDY, seconds + 2 * ALONE_SECONDS)
+        greedy = measure(server, subject.path, size, connections, seconds + 2 * ALONE_SECONDS, *flags)
         printed, _ = probe.communicate(timeout=60)
     if probe.returncode:
         raise BenchmarkError(f"{server.name}: the small request failed")
     found: dict[str, Any] = json.loads(printed)
-    return {**found, "rate": greedy["bytes"] / greedy["seconds"]}
+    return {**found, "rate": greedy["bytes"] / greedy["seconds"], "seconds": greedy["seconds"]}
 
 
 def finish(bench: Bench) -> list[Figure]:

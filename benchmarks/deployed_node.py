@@ -43,5 +43,10 @@ def create_app(folder: Path, master: str | None = None) -> FastAPI:
 
 if __name__ == "__main__":
     uvicorn.run(
-        create_app(Path(sys.argv[2]), *sys.argv[3:4]), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning"
+        create_app(Path(sys.argv[2]), *sys.argv[3:4]),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        # A herd that is cut off leaves a hundred pulls behind, and nobody wants to wait for them.
+        timeout_graceful_shutdown=1,
     )

@@ -10,11 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import Bench, Plan, figures, say
+from benchmarks.bench import OURS, Bench, Plan, figures, say
 from benchmarks.common import BenchmarkError, in_turn, measure
 from benchmarks.goals import Figure, Goal, at_most
 from benchmarks.limited_origin import LimitedOrigin
-from benchmarks.subjects import DEPLOYED, DIRECT, NODE, Subject, start_deployed, start_master, start_nginx, start_node
+from benchmarks.subjects import (
+    DEPLOYED,
+    DIRECT,
+    NODE,
+    NODE_2,
+    Subject,
+    start_deployed,
+    start_master,
+    start_nginx,
+    start_node,
+)
 
 if TYPE_CHECKING:
     from benchmarks.common import Server
@@ -47,7 +57,7 @@ def herd(bench: Bench) -> list[Figure]:
     work = f"cold herd: {plan.herd_clients} clients, {plan.herd_megabytes} MB at 100 Mbit/s"
     say(f"{work}: {plan.herd_rounds} rounds ...")
     package = bench.package(plan.herd_megabytes)
-    names = [NODE, DEPLOYED, NGINX_CACHE]
+    names = [NODE, *([NODE_2] * bench.workers), DEPLOYED, NGINX_CACHE]
     found = {name: Herd() for name in names}
     owns: list[float] = []
     for number in range(plan.herd_rounds):
@@ -62,7 +72,7 @@ def herd(bench: Bench) -> list[Figure]:
     made = figures(work, "origin alone", ("time for one client", statistics.median(owns), "s"))
     for name, one in found.items():
         goals = {"last client done / origin's own time": at_most(1.1), "copies the origin sent": at_most(1.05)}
-        made += _figures(work, name, one, goals if name == NODE else {}, plan.herd_clients)
+        made += _figures(work, name, one, goals if name in OURS else {}, plan.herd_clients)
     return made
 
 
@@ -92,7 +102,7 @@ def _once(stack: ExitStack, folder: Path, name: str, package: Package, plan: Pla
     if subject is None:
         return None
     subject.server.wait_up()
-    if name == NODE:
+    if name in OURS:
         _wait_fresh(line)
     there.hardlink_to(package.path)
     before = line.sent
@@ -110,8 +120,8 @@ def _once(stack: ExitStack, folder: Path, name: str, package: Package, plan: Pla
 
 
 def _start(stack: ExitStack, folder: Path, name: str, origin_port: int) -> Subject | None:
-    if name == NODE:
-        return start_node(stack, folder, origin_port)
+    if name in OURS:
+        return start_node(stack, folder, origin_port, workers=1 if name == NODE else 2)
     if name == DEPLOYED:
         (folder / "deployed").mkdir()
         return start_deployed(stack, folder, folder / "deployed", origin_port)

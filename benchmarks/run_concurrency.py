@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import FULL, QUICK, Bench, say
+from benchmarks.cold import cold
 from benchmarks.common import BenchmarkError, show, write_rows
 from benchmarks.crowds import finish, memory, waits
 from benchmarks.goals import Figure, show_figures
@@ -47,6 +48,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Figure]]] = {
     "large": large,
     "copying": copying,
     "waits": waits,
+    "cold": cold,
     "memory": memory,
     "finish": finish,
     "small": small,

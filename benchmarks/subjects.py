@@ -29,11 +29,12 @@ SMALL_FILE = "small.json"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server that runs, the path of the package on it, and that of something small."""
+    """A server that runs, the path of the package on it, that of something small, and where its packages lie."""
 
     server: Server
     path: str
     small: str
+    folder: Path
 
     @property
     def name(self) -> str:
@@ -94,14 +95,15 @@ def start_node(
     """Run a node as an administrator would: `trionode serve`, nothing tuned but the number of workers."""
     port = free_port()
     name = NODE if workers == 1 else NODE_2
+    storage = folder / f"node-{workers}"
     command = [sys.executable, "-m", "trionode", "serve", "--main-server", f"http://127.0.0.1:{master_port}"]
-    command += ["--node-address", f"127.0.0.1:{port}", "--storage-path", str(folder / f"node-{workers}")]
+    command += ["--node-address", f"127.0.0.1:{port}", "--storage-path", str(storage)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
     if certificate is not None:
         command += ["--certfile", str(certificate.cert), "--keyfile", str(certificate.key)]
     log = folder / f"node-{workers}.log"
     server = Server(name, port, command, log, tls=certificate is not None)
-    return Subject(stack.enter_context(server), DOWNLOAD, "/health")
+    return Subject(stack.enter_context(server), DOWNLOAD, "/health", storage / "packages")
 
 
 def start_deployed(stack: ExitStack, folder: Path, files: Path, master_port: int | None = None) -> Subject:
@@ -110,7 +112,7 @@ def start_deployed(stack: ExitStack, folder: Path, files: Path, master_port: int
     command = [sys.executable, "-m", "benchmarks.deployed_node", str(port), str(files)]
     command += [] if master_port is None else [f"http://127.0.0.1:{master_port}"]
     server = Server(DEPLOYED, port, command, folder / "deployed.log")
-    return Subject(stack.enter_context(server), DOWNLOAD, "/health")
+    return Subject(stack.enter_context(server), DOWNLOAD, "/health", files)
 
 
 def start_nginx(
@@ -152,7 +154,7 @@ def start_nginx(
     command: list[str | Path] = [program, "-p", place, "-e", place / "error.log", "-c", config]
     server = Server(name, port, command, place / "log", tls=certificate is not None)
     path = f"/{MEETING}.zip" if origin_port is None else DIRECT
-    return Subject(stack.enter_context(server), path, f"/{SMALL_FILE}")
+    return Subject(stack.enter_context(server), path, f"/{SMALL_FILE}", files)
 
 
 _CONFIG = """\
