@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 3
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak venv check lint types layers requirements clean
+.PHONY: demo test soak venv check lint types layers benchmark requirements clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
@@ -20,6 +20,11 @@ test: check
 soak: $(VENV)/.dev
 	CRASH_STATES=all HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 		tests/store/test_store_crash.py tests/store/test_store_model.py tests/store/test_store_processes.py $(ARGS)
+
+# All figures, with their picture, into benchmarks/results and the READMEs: on a quiet machine, see benchmarks/README.md.
+benchmark: $(VENV)/.benchmark
+	$(BIN)/python -m benchmarks.run_concurrency $(ARGS)
+	$(BIN)/python -m benchmarks.summary
 
 check: lint types layers
 
@@ -46,11 +51,16 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	touch $@
 
+$(VENV)/.benchmark: $(VENV)/.dev requirements/benchmark.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/benchmark.txt
+	touch $@
+
 # Pins with hashes, valid for every supported Python, with no index named in them.
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 requirements: $(VENV)/.dev
-	$(COMPILE) --group build --group dev --extra redis --extra s3 -o requirements/dev.txt
-	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) pyproject.toml --group build --group dev --extra redis --extra s3 -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --group build --constraint requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) --group benchmark --constraint requirements/dev.txt -o requirements/benchmark.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

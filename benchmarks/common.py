@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -52,11 +52,6 @@ class Row:
     metric: str
     value: float
     unit: str
-
-
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as a JSON array of objects with the keys of `Row`."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """Many clients, one package: the node against the deployed node's design and nginx. See README.md for the method.
 
-`python -m benchmarks.run_concurrency [--quick] [--only NAME] [--connections 32,64,200] [--json FILE]`
+`python -m benchmarks.run_concurrency [--quick] [--only NAME] [--connections 32,64,200] [--picture FOLDER]`. A run of
+everything, with nothing shortened, leaves its figures and their picture in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bench import FULL, QUICK, Bench, say
 from benchmarks.cold import cold
-from benchmarks.common import BenchmarkError, show, write_rows
+from benchmarks.common import ROOT, BenchmarkError, show
 from benchmarks.crowds import finish, memory, waits
 from benchmarks.goals import Figure, show_figures
 from benchmarks.herd import herd
+from benchmarks.picture import MISSING, NAME, can_draw, draw
+from benchmarks.runs import Run, write
 from benchmarks.throughput import Load, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from benchmarks.common import Row
 
 
 def large(bench: Bench) -> list[Figure]:
@@ -43,6 +48,8 @@ def tls(bench: Bench) -> list[Figure]:
     """Measure the large one over TLS."""
     return throughput(bench, Load(64, 32, tls=True))
 
+
+RESULTS = ROOT / "benchmarks" / "results"
 
 SECTIONS: dict[str, Callable[[Bench], list[Figure]]] = {
     "large": large,
@@ -78,6 +85,18 @@ def run(bench: Bench, names: list[str]) -> list[Figure]:
     return made
 
 
+def keep(run: Run, rows: list[Row], file: Path | None, folder: Path | None) -> None:
+    """Write the figures to `file`, and to `folder` with their picture if it can be drawn; None: not wanted."""
+    if file is not None:
+        write(run, rows, file)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        results = folder / f"{NAME}.json"
+        write(run, rows, results)
+        drawn = draw(results, folder) if can_draw() else []
+        say("written: " + ", ".join(str(path) for path in (results, *drawn)))
+
+
 def main() -> int:
     """Measure, print, write. Status 1 when a subject does not serve the right bytes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_concurrency", description=__doc__)
@@ -87,7 +106,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="length of a turn")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FOLDER",
+        help=f"write {NAME}.json, .png and .svg there (default: benchmarks/results, after a run of everything)",
+    )
     options = parser.parse_args()
+    names = options.only or list(SECTIONS)
     plan = QUICK if options.quick else FULL
     plan = replace(
         plan,
@@ -96,15 +122,20 @@ def main() -> int:
         herd_rounds=options.rounds or plan.herd_rounds,
         seconds=options.seconds or plan.seconds,
     )
+    # What is kept in the repository comes from nothing less than a whole run.
+    kept = options.picture or (RESULTS if plan == FULL and options.only is None else None)
+    if options.picture and "large" not in names:
+        parser.error("the picture shows the section large, which is not among those measured")
+    if kept and not can_draw():
+        say(MISSING)
     with tempfile.TemporaryDirectory(prefix="trionode-benchmark-") as folder:
         try:
             with Bench(plan, Path(folder)) as bench:
-                made = run(bench, options.only or list(SECTIONS))
+                made = run(bench, names)
         except BenchmarkError as error:
             say(str(error))
             return 1
-    if options.json is not None:
-        write_rows([figure.row for figure in made], options.json)
+    keep(Run.here(plan.rounds, plan.seconds), [figure.row for figure in made], options.json, kept)
     return 0
 
 

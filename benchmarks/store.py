@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from benchmarks import many_versions, wire
-from benchmarks.common import BenchmarkError, Row, write_rows
+from benchmarks import many_versions, runs, wire
+from benchmarks.common import BenchmarkError, Row
 from benchmarks.goals import Figure, at_least, at_most, show_figures
 from examples.demo.packages import FIRST_BUILD, Package, make_documents, make_package, rebuild
 from store import Chunk, DiskStore, Manifest, split_file
@@ -413,7 +413,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
     if options.json is not None:
-        write_rows(rows, options.json)
+        runs.write(runs.Run.here(plan.rounds), rows, options.json)
     return 0
 
 

@@ -1,0 +1,210 @@
+"""Draw bytes per second and time to first byte against connections: `python -m benchmarks.picture RESULTS.json`.
+
+Takes the file that run_concurrency writes, and writes a PNG and an SVG of the same name beside it, or into `--folder`.
+The same file gives the same bytes of SVG, so that a new run changes only the lines that differ. Needs matplotlib, which
+`make benchmark` installs; what is to be drawn is decided without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from benchmarks.common import BenchmarkError, Row
+from benchmarks.runs import Run, read
+from benchmarks.subjects import DEPLOYED, NGINX, NODE, NODE_2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NAME = "concurrency"
+"""Of the files, without their ends."""
+
+MISSING = (
+    "matplotlib is not installed, so no picture is drawn: `make benchmark` installs it, "
+    "or `pip install -r requirements/benchmark.txt`"
+)
+
+DRAWN_MEGABYTES = 64
+
+_WORK = re.compile(r"(\d+) MB package, (\d+) connections")
+
+STYLES = {
+    NODE: ("#0072B2", "o"),
+    NODE_2: ("#56B4E9", "s"),
+    NGINX: ("#D55E00", "^"),
+    DEPLOYED: ("#666666", "D"),
+}
+"""Colour and marker of each subject, in the order of the legend. Colours of Okabe and Ito, which people who see red and
+green alike can tell apart; the markers tell them apart without any."""
+
+FLOOR_MS = 0.01
+"""The least that a logarithmic axis of milliseconds shows."""
+
+INCHES = (9.0, 4.4)
+DOTS_PER_INCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: (connections, value) by rising connections. A `faint` one is drawn thin, and not in the legend."""
+
+    subject: str
+    points: tuple[tuple[int, float], ...]
+    faint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One diagram. `unit` is that of its values; `logarithmic` says whether the axis of values is."""
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    logarithmic: bool = False
+
+    @property
+    def connections(self) -> list[int]:
+        """The numbers of connections that any line has a value for, rising."""
+        return sorted({count for line in self.lines for count, _ in line.points})
+
+    @property
+    def steps(self) -> list[float]:
+        """Where a logarithmic axis of values has its marks: 1, 2, 5, 10 ... from below the least to above the most."""
+        values = [value for line in self.lines for _, value in line.points]
+        lowest, highest = min(values), max(values)
+        series = [digit * 10.0**power for power, digit in itertools.product(range(-6, 10), (1, 2, 5))]
+        first = max(step for step in series if step <= lowest)
+        last = min(step for step in series if step >= highest and step > first)
+        return [step for step in series if first <= step <= last]
+
+
+def layout(rows: Sequence[Row]) -> tuple[Panel, Panel]:
+    """Return the panels of throughput (GB/s) and of time to first byte (ms). Raises `BenchmarkError` without figures.
+
+    Subjects that are not there have no line: nginx may not be installed.
+    """
+    rate = [line for name in STYLES if (line := _line(rows, name, "throughput", scale=1e-3))]
+    median = [line for name in STYLES if (line := _line(rows, name, "first byte p50", floor=FLOOR_MS))]
+    slow = [line for name in STYLES if (line := _line(rows, name, "first byte p99", floor=FLOOR_MS, faint=True))]
+    if not rate or not median:
+        raise BenchmarkError("nothing to draw: these figures have none of the section `large`")
+    return (
+        Panel("Throughput", "GB/s", tuple(rate)),
+        Panel("Time to first byte: median, and p99 dashed", "ms", (*median, *slow), logarithmic=True),
+    )
+
+
+def _line(
+    rows: Sequence[Row], subject: str, metric: str, *, scale: float = 1.0, floor: float = 0.0, faint: bool = False
+) -> Line | None:
+    points = {}
+    for row in rows:
+        # Only the plain work: TLS and the copying client have more in their names.
+        work = _WORK.fullmatch(row.work)
+        if work and int(work[1]) == DRAWN_MEGABYTES and (row.subject, row.metric) == (subject, metric):
+            points[int(work[2])] = max(row.value * scale, floor)
+    return Line(subject, tuple(sorted(points.items())), faint) if points else None
+
+
+def fingerprint(results: Path) -> str:
+    """Return what a picture says about the file it was drawn from: its BLAKE3 digest."""
+    return f"drawn from {blake3(results.read_bytes()).hexdigest()}"
+
+
+def can_draw() -> bool:
+    """Tell whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(results: Path, folder: Path) -> list[Path]:
+    """Draw the file `results` into `folder`; return the paths written, PNG and SVG.
+
+    Raises `BenchmarkError` when the file has nothing to draw, or without matplotlib.
+    """
+    run, rows = read(results)
+    panels = layout(rows)
+    if not can_draw():
+        raise BenchmarkError(MISSING)
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = fingerprint(results)
+    # Neither the time nor the program's version, which would change a picture whose figures are the same.
+    metadata: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None, "Description": origin},
+        "svg": {"Date": None, "Creator": None, "Description": origin},
+    }
+    made = []
+    for kind, about in metadata.items():
+        path = folder / f"{results.stem}.{kind}"
+        _save(run, panels, path, about)
+        made.append(path)
+    return made
+
+
+def _save(run: Run, panels: Sequence[Panel], path: Path, metadata: dict[str, str | None]) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # Ids in an SVG are random unless salted. The fonts come with the library: the same on every machine.
+    with mpl.rc_context({"svg.hashsalt": NAME, "font.family": "DejaVu Sans", "font.size": 10}):
+        figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            _draw_panel(axes, panel)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        figure.supxlabel(f"{DRAWN_MEGABYTES} MB package, all in one run on {run}", fontsize=7.5, color="#444444")
+        figure.savefig(path, metadata=metadata)
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        colour, marker = STYLES[line.subject]
+        counts, values = zip(*line.points, strict=True)
+        if line.faint:
+            axes.plot(counts, values, color=colour, linewidth=1, linestyle="--", marker=marker, markersize=3)
+        else:
+            axes.plot(counts, values, color=colour, linewidth=2, marker=marker, markersize=6, label=line.subject)
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel("connections")
+    axes.set_ylabel(panel.unit)
+    axes.set_xscale("log")
+    axes.set_xticks(panel.connections, [str(count) for count in panel.connections], minor=False)
+    axes.set_xticks([], minor=True)
+    if panel.logarithmic:
+        axes.set_yscale("log")
+        axes.set_yticks(panel.steps, [f"{step:g}" for step in panel.steps], minor=False)
+        axes.set_yticks([], minor=True)
+        axes.set_ylim(panel.steps[0], panel.steps[-1])
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> int:
+    """Draw; status 1 when that cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS.json", help="what run_concurrency has written")
+    parser.add_argument("--folder", type=Path, help="where to draw (default: beside RESULTS.json)")
+    options = parser.parse_args()
+    try:
+        made = draw(options.results, options.folder or options.results.parent)
+    except BenchmarkError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in made:
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
