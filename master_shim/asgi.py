@@ -27,7 +27,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 MAX_BODY_BYTES = 1024 * 1024
-"""A heartbeat of a thousand meetings is a tenth of this."""
+"""A heartbeat of a thousand meetings is a quarter of this, and our nodes keep to `protocol.MAX_BEAT_BYTES`."""
 BODY_SECONDS = 15.0
 """A node's body arrives in milliseconds; whoever trickles one holds a connection for no longer than this."""
 

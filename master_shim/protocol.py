@@ -25,6 +25,13 @@ NO_TOKEN = "none"  # noqa: S105 - the wire's word for "no meeting is in progress
 MAX_MEETING_ID = 128
 """Characters in a meeting id. The deployed system's are short; a longer one is hostile or a mistake."""
 
+MAX_BEAT_MEETINGS = 10_000
+"""Meetings, packages or fills that one heartbeat may name: ten times what one master ever had in progress at once."""
+
+MAX_BEAT_BYTES = 960 * 1024
+"""What a node sends in one heartbeat. The shim takes a MiB; a deployed master takes anything, but a proxy in front of
+it may not, and nginx takes a MiB if it is told nothing else."""
+
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for JSON that cannot be read: bad UTF-8 inside a text, and nesting without end, are not among its
 own errors."""

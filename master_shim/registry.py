@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
 from .names import valid_address
-from .protocol import NODE_TIMEOUT_SECONDS, Load, MeetingName
+from .protocol import MAX_BEAT_MEETINGS, NODE_TIMEOUT_SECONDS, Load, MeetingName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 MAX_NODES = 10_000
 """Far more machines than one master will ever have beside it; a flood of made-up nodes ends here."""
-MAX_MEETINGS = 1_000
-"""Meetings, packages or fills that one heartbeat may name."""
 MAX_KEPT_CHARS = 64 * 1024 * 1024
 """All text kept about all nodes: without this, 10,000 nodes with a full body each would be 10 GB."""
+ITEM_CHARS = 100
+"""What each meeting, package or fill that is kept counts beside its text: about the memory its object takes."""
 MAX_ID_CHARS = 512
 """Longest node id, address or meeting id that is kept: far above any seen."""
 MAX_TITLE_CHARS = 512
@@ -163,6 +163,7 @@ class Registry:
         active = tuple(MeetingName(meeting.id, meeting.title[:MAX_TITLE_CHARS]) for meeting in active)
         chars = sum(len(meeting.id) + len(meeting.title) for meeting in active) + sum(map(len, packages))
         chars += 64 * (len(packages) + len(filling)) + len(message.node_id) + len(message.address)
+        chars += ITEM_CHARS * (len(active) + len(packages) + len(filling))
 
         event = Event.DRAIN if message.load is not None and message.load.draining else Event.BEAT
         self.expire(now)
@@ -290,8 +291,8 @@ def _check_length(name: str, value: str) -> None:
 
 
 def _bounded(name: str, values: tuple[_T, ...]) -> tuple[_T, ...]:
-    if len(values) > MAX_MEETINGS:
-        raise MessageInvalid(f"names more than {MAX_MEETINGS} items", name)
+    if len(values) > MAX_BEAT_MEETINGS:
+        raise MessageInvalid(f"names more than {MAX_BEAT_MEETINGS} items", name)
     return values
 
 

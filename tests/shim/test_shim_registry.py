@@ -136,7 +136,7 @@ def test_an_empty_name_is_refused_and_changes_nothing(node_id: str, address: str
 
 def test_what_a_node_says_is_bounded() -> None:
     registry = Registry()
-    many = tuple(f"m{n}" for n in range(module.MAX_MEETINGS + 1))
+    many = tuple(f"m{n}" for n in range(module.MAX_BEAT_MEETINGS + 1))
     for message in (
         ours("x" * 513),
         ours(address="x" * 513),
@@ -177,7 +177,7 @@ def test_no_more_nodes_than_the_registry_may_hold(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_more_text_than_the_registry_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KEPT_CHARS", 500)
+    monkeypatch.setattr(module, "MAX_KEPT_CHARS", 600)
     registry = Registry()
     registry.beat(ours("a", packages={"m": D1}), 0.0)
     with pytest.raises(RegistryFull):

@@ -12,6 +12,7 @@ import trio
 from master_shim.protocol import HEARTBEAT_SECONDS, PROTOCOL, Heartbeat, Load, MeetingName, Registration
 
 from ..errors import OriginError, OriginUnreachable
+from .beats import fitted
 from .plan import retry_seconds
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ MAX_TICKETS = 10_000
 """Tickets kept for the next beat; a master that is away for long does not fill the memory."""
 
 BEAT_TICKETS = 5_000
-"""Tickets in one beat: a master takes no body beyond 1 MiB, and who refuses one beat would refuse all that follow."""
+"""Tickets in one beat, a third of what it may hold: there must be room for the meetings, too (see `beats.fitted`)."""
 
 _TICKET = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 """A ticket comes back from whoever asks for a package: what the shim never made is not kept, let alone passed on."""
@@ -58,6 +59,7 @@ class Pulse:
         self._downloads = downloads
         self._counts = counts
         self._tickets: dict[str, None] = {}
+        self._left_out = 0
         self._measured_at = trio.current_time()
         self._measured_bytes = 0
 
@@ -83,7 +85,7 @@ class Pulse:
     def next_beat(self) -> Heartbeat:
         """Compose a beat from what is so now."""
         promised = self._meetings.promised()
-        return Heartbeat(
+        whole = Heartbeat(
             node_id=self.node_id,
             address=self.address,
             active_meetings=tuple(MeetingName(m.id, m.title) for m in self._meetings.in_progress()),
@@ -94,6 +96,12 @@ class Pulse:
             tickets=tuple(islice(self._tickets, BEAT_TICKETS)),
             protocol=PROTOCOL,
         )
+        beat = fitted(whole)
+        left_out = len(whole.active_meetings) - len(beat.active_meetings)
+        if left_out and not self._left_out:
+            _log.error("a heartbeat does not hold all meetings; the oldest are left out", left_out=left_out)
+        self._left_out = left_out
+        return beat
 
     def answered(self, beat: Heartbeat) -> None:
         """Forget the tickets that an answered beat has reported."""
