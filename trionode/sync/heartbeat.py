@@ -115,7 +115,8 @@ async def beat_forever(
 ) -> None:
     """Register, then beat until cancelled: every few seconds, and at once when what a beat says has changed.
 
-    A master that has forgotten this node learns of it by the next beat. `look` is called when an answer's token is
+    A master that has forgotten this node learns of it by the next beat, and one that was away hears of it as soon as it
+    has answered a look, since its start gate asks for the nodes it knows. `look` is called when an answer's token is
     another than the one last seen.
     """
     failures = 0
@@ -133,7 +134,9 @@ async def beat_forever(
             failures += 1
             if failures == 1:
                 _log.warning("no heartbeat answered", why=str(error))
-            await trio.sleep(retry_seconds(failures, chance.random()))
+            await trio.sleep(FASTEST_BEAT_SECONDS)
+            with trio.move_on_after(retry_seconds(failures, chance.random(), most=HEARTBEAT_SECONDS)):
+                await meetings.reached.taken()
             continue
         if failures or not pulse.connected:
             _log.info("connected to the master", protocol=master.protocol)

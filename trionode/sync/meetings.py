@@ -64,6 +64,8 @@ class Meetings:
         self.nursery: trio.Nursery
         self.changed = Request()
         """Asks for a heartbeat: what one says has changed."""
+        self.reached = Request()
+        """Asks for a heartbeat, if the last one was not answered: a look was."""
         self.token: str | None = None
         self.last_look = 0.0
         """When the master last answered a look, in Unix seconds."""
@@ -121,11 +123,20 @@ class Meetings:
                 self.look_error = str(error)
                 self._looked_at, self._look_failure = trio.current_time(), error
                 raise
+            self.reached.ask()
+            if self.look_error:
+                self._wake_unreachable()
             self.look_error = ""
             self._look_failure = None
             self.last_look = time.time()
             self._looked_at = trio.current_time()
             await self._apply(now, full=full)
+
+    def _wake_unreachable(self) -> None:
+        """Try again now what failed because the master was away."""
+        for meeting in self._meetings.values():
+            if meeting.unreachable:
+                meeting.asked.ask()
 
     async def _apply(self, now: Look, *, full: bool) -> None:
         first = self._seen is None

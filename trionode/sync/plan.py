@@ -150,10 +150,10 @@ def plan_look(seen: Seen | None, now: Look, *, full: bool = False) -> LookPlan:
 
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 15.0
-"""Longest wait between two tries: a master that comes back is noticed while people still find their seats."""
+"""Longest wait between two tries: what has failed for long is had again while people still find their seats."""
 
 
-def retry_seconds(failures: int, chance: float, *, unbuilt: bool = False) -> float:
+def retry_seconds(failures: int, chance: float, *, unbuilt: bool = False, most: float = LAST_RETRY_SECONDS) -> float:
     """Return how long to wait after `failures` (>= 1) tries in a row; `chance` in [0, 1) spreads nodes apart.
 
     `unbuilt`: the master lists a meeting and has no package of it, so it is just building it, with its start gate
@@ -161,5 +161,5 @@ def retry_seconds(failures: int, chance: float, *, unbuilt: bool = False) -> flo
     """
     failures = 1 if unbuilt else failures
     # The exponent is bounded so that a node left alone for a year does not compute 2 ** 10_000_000.
-    ceiling = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
+    ceiling = min(most, FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10))
     return ceiling * (0.5 + 0.5 * chance)

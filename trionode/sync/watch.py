@@ -23,7 +23,10 @@ _log = structlog.get_logger("trionode.sync")
 
 
 async def watch_master(meetings: Meetings, look_now: Request, sync_interval: float, chance: Random) -> None:
-    """Look until cancelled. A master that is away is asked again later and later, up to `LAST_RETRY_SECONDS`."""
+    """Look until cancelled. A master that is away is asked about as often as one that answers.
+
+    That costs nobody anything, and the first look that is answered is how all else learns that the master is back.
+    """
     failures = 0
     full_at = trio.current_time() + sync_interval
     while True:
@@ -34,7 +37,7 @@ async def watch_master(meetings: Meetings, look_now: Request, sync_interval: flo
             failures += 1
             if failures == 1:
                 _log.warning("the master cannot be asked; what is stored is served meanwhile", why=str(error))
-            wait = retry_seconds(failures, chance.random())
+            wait = retry_seconds(failures, chance.random(), most=LOOK_SECONDS)
         else:
             if failures:
                 _log.info("the master answers again", after_failures=failures)
