@@ -180,7 +180,8 @@ def _answer_of(error: errors.ShimError) -> Answer:
         kind = "missing" if error.missing else "value_error"
         detail = [{"type": kind, "loc": ["body", error.field] if error.field else ["body"], "msg": str(error)}]
     elif isinstance(error, errors.PackageUnreadable):
-        _log.error("package %s cannot be read: %s", error.path, error.reason)
+        if not error.said:
+            _log.error("package %s cannot be read: %s", error.path, error.reason)
     elif isinstance(error, errors.FolderUnreadable):
         _log.error("the packages folder %s cannot be read: %s", error.folder, error.reason)
     elif status == 503:

@@ -64,12 +64,16 @@ class PackageMissing(ShimError, LookupError):
 
 
 class PackageUnreadable(ShimError):
-    """The package at `path` is there but cannot be read or cut into pieces."""
+    """The package at `path` is there but cannot be read or cut into pieces.
+
+    `reason` names no path: whoever asks is told it. `said` is set once it stands in the log.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__("The meeting's package cannot be read")
+        super().__init__(f"The meeting's package cannot be read: {reason}")
         self.path = path
         self.reason = reason
+        self.said = False
 
 
 class PackageChanging(ShimError):

@@ -6,6 +6,7 @@ are ignored in both directions, so either side may be newer than the other.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -53,6 +54,21 @@ def is_meeting_id(text: str) -> bool:
         and text[-1] not in ". "
         and unicodedata.is_normalized("NFKC", text)
     )
+
+
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+"""Control characters, breaks of lines, marks that turn the direction of text, and halves of surrogate pairs."""
+
+MAX_TITLE_CHARS = 512
+"""Longer titles are cut: they are only shown."""
+
+
+def one_line(text: str, most: int = MAX_TITLE_CHARS) -> str:
+    """Return somebody else's text as it may be shown in a list, a log or a terminal: one line of at most `most`.
+
+    What would break a line, move a cursor or turn the text around becomes a space.
+    """
+    return text[:most] if text.isprintable() else _UNSHOWN.sub(" ", text).strip()[:most]
 
 
 class MeetingName(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from store import split_file
+from store import StoreError, split_file
 
 from .errors import PackageChanging, PackageMissing, PackageReplaced, PackageUnreadable
 
@@ -101,23 +101,34 @@ class PackageVersions:
         self._paths: dict[str, dict[str, None]] = {}  # digest -> paths, in the order they were seen
         self._bodies: OrderedDict[str, ManifestBody] = OrderedDict()
         self._bodies_bytes = 0
+        self._failures: dict[str, _Failure] = {}
         self._locks: dict[str, anyio.Lock] = {}
         self._hashing: anyio.CapacityLimiter | None = None
 
     async def current(self, path: str | os.PathLike[str]) -> Version:
         """Return which version the file is now.
 
-        Raises `PackageMissing`, `PackageUnreadable`, `PackageChanging`.
+        Raises `PackageMissing`, `PackageUnreadable`, `PackageChanging`. A file that cannot be used is read no second
+        time while it stays as it is, and said to be so once, however often it is asked for.
 
         The look at a known file is one `stat` on this thread (2 µs; handing it to a worker costs 50 times
         that). A caller that is cancelled while the file is read leaves the work done, or to the next
         caller.
         """
         name = os.fspath(path)
-        state = _look(name)
-        version = self._current.get(name)
-        if version is not None and version.state == state:
-            return version
+        try:
+            state = _look(name)
+            version = self._current.get(name)
+            if version is not None and version.state == state:
+                return version
+            version = await self._renew(name)
+        except (PackageUnreadable, PackageChanging) as error:
+            self._say(name, error)
+            raise
+        self._failures.pop(name, None)
+        return version
+
+    async def _renew(self, name: str) -> Version:
         lock = self._locks.setdefault(name, anyio.Lock())
         try:
             async with lock:
@@ -160,6 +171,9 @@ class PackageVersions:
             version = self._current.get(path)
             if version is not None and version.state == state:
                 return version  # another caller was faster
+            failure = self._failures.get(path)
+            if failure is not None and failure.state == state:
+                raise PackageUnreadable(path, failure.reason)
             age = time.time() - max(state[3], state[4]) / 1e9
             if 0 <= age < TICK_SECONDS:
                 await anyio.sleep(TICK_SECONDS - age)
@@ -169,6 +183,10 @@ class PackageVersions:
                 return (await self._read(path))[0]
             except PackageReplaced:
                 continue
+            except PackageUnreadable as error:
+                if not isinstance(error.__cause__, OSError):  # which may be over without a change of the file
+                    self._failures[path] = _Failure(error.reason, state)
+                raise
         raise PackageChanging(path)
 
     async def _read(self, path: str) -> tuple[Version, ManifestBody]:
@@ -196,12 +214,26 @@ class PackageVersions:
             # suffer.
             if _look(path) != before:
                 raise PackageReplaced(path) from error
-            _log.warning("package %s cannot be read", path, exc_info=True)
-            raise PackageUnreadable(path, str(error)) from error
+            raise PackageUnreadable(path, _reason(error, before)) from error
         if _look(path) != before or manifest.size != before[2]:
             raise PackageReplaced(path)
         plain = manifest.to_json()
         return before, manifest.digest, ManifestBody(plain, gzip.compress(plain, GZIP_LEVEL, mtime=0))
+
+    def _say(self, path: str, error: PackageUnreadable | PackageChanging) -> None:
+        """Put into the log what is wrong with a file, unless that is what was said of it last."""
+        reason = error.reason if isinstance(error, PackageUnreadable) else "it is being written to"
+        known = self._failures.get(path)
+        if known is None or not known.said or known.reason != reason:
+            cause = error.__cause__
+            expected = cause is None or isinstance(cause, (OSError, StoreError))
+            _log.error("package %s cannot be read: %s", path, reason, exc_info=None if expected else cause)
+            state = known.state if known is not None and known.reason == reason else None
+            self._failures[path] = _Failure(reason, state, said=True)
+            while len(self._failures) > MAX_VERSIONS:
+                del self._failures[next(iter(self._failures))]
+        if isinstance(error, PackageUnreadable):
+            error.said = True
 
     def _keep(self, digest: Digest, body: ManifestBody) -> None:
         known = self._bodies.pop(digest, None)
@@ -223,13 +255,31 @@ class PackageVersions:
             del self._paths[version.digest]
 
 
+@dataclass(slots=True)
+class _Failure:
+    """Why a file has no version, in words; and in which state it has none for good, if it is that."""
+
+    reason: str
+    state: FileState | None
+    said: bool = False
+
+
+def _reason(error: Exception, state: FileState) -> str:
+    """Say why a file cannot be read, in words that name no path of this machine."""
+    if state[2] == 0:
+        return "it is empty"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error) if isinstance(error, StoreError) else f"a fault of the program ({type(error).__name__})"
+
+
 def _look(path: str) -> FileState:
     try:
         stat = os.stat(path)  # noqa: PTH116 - `Path.stat` costs three times as much, and every redirect passes here
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PackageMissing(path) from error
     except OSError as error:
-        raise PackageUnreadable(path, str(error)) from error
+        raise PackageUnreadable(path, error.strerror or type(error).__name__) from error
     if not S_ISREG(stat.st_mode):
         raise PackageMissing(path)
     return state_of(stat)
@@ -249,7 +299,7 @@ class PackageFile:
         except FileNotFoundError as error:
             raise PackageReplaced(version.path) from error
         except OSError as error:
-            raise PackageUnreadable(version.path, str(error)) from error
+            raise PackageUnreadable(version.path, error.strerror or type(error).__name__) from error
         self._path = version.path
         stat = os.fstat(self._fd)
         if state_of(stat) != version.state:

@@ -307,6 +307,33 @@ async def test_a_package_that_cannot_be_read_is_still_in_progress(tmp_path: Path
         assert (await client.get(f"{API}/meetings/.hidden/download-package")).status_code == 404
 
 
+async def test_a_package_that_cannot_be_read_is_said_once_for_each_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "m.zip").touch()
+
+    def lines() -> list[str]:
+        return [f"{record.message}{record.exc_text or ''}" for record in caplog.records]
+
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        for _ in range(3):
+            assert (await client.get(f"{API}/meetings/status/node")).status_code == 200
+            await beat(client, "n", {})
+            for route in ("manifest", "download-package", "download-nodes-info"):
+                answer = await client.get(f"{API}/meetings/m/{route}")
+                assert (answer.status_code, answer.json()["detail"]) == (
+                    500,
+                    "The meeting's package cannot be read: it is empty",
+                )
+        assert lines() == [f"package {tmp_path}/m.zip cannot be read: it is empty"]
+        put(tmp_path, "m.zip", b"")
+        await client.get(f"{API}/meetings/status/node")
+        assert len(lines()) == 2
+        put(tmp_path, "m.zip", b"mended")
+        assert (await client.get(f"{API}/meetings/m/download-package")).content == b"mended"
+        assert len(lines()) == 2
+
+
 async def test_a_callable_finds_packages_and_leaves_the_status_to_the_master(tmp_path: Path) -> None:
     digest = put(tmp_path, "file")
     asked = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -134,6 +135,47 @@ async def test_what_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
             await versions.current(tmp_path / name)
     with pytest.raises(PackageUnreadable):
         await versions.current(tmp_path / "loop.zip")
+
+
+async def test_what_a_file_makes_of_the_splitter_is_tried_once_and_said_in_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.zip"
+    path.write_bytes(b"0")
+    calls = 0
+
+    def split(name: Path) -> Manifest:
+        nonlocal calls
+        calls += 1
+        raise ZeroDivisionError
+
+    versions = PackageVersions(split)
+    for _ in range(3):
+        with pytest.raises(PackageUnreadable):
+            await versions.current(path)
+    assert calls == 1
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_what_the_disk_refuses_is_tried_again_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.zip"
+    path.write_bytes(b"0")
+    errors = [OSError(errno.EIO, "Input/output error", str(path))] * 2
+
+    def split(name: Path) -> Manifest:
+        if errors:
+            raise errors.pop()
+        return split_file(name)
+
+    versions = PackageVersions(split)
+    for _ in range(2):
+        with pytest.raises(PackageUnreadable) as caught:
+            await versions.current(path)
+        assert str(caught.value) == "The meeting's package cannot be read: Input/output error"
+    assert (await versions.current(path)).size == 1
+    assert len(caplog.records) == 1
 
 
 async def test_an_open_package_stays_what_it_was_when_it_is_replaced_by_a_rename(tmp_path: Path) -> None:

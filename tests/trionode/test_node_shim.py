@@ -51,6 +51,21 @@ async def until_offered(master: ShimMaster, *ports: int, meeting_id: str = "m1")
     await eventually(offered, within=30)
 
 
+async def test_a_node_says_why_the_master_has_no_package(master: ShimMaster, folder: Path, start_node: StartNode):
+    (folder / "empty.zip").touch()
+    node = start_node(master.url)
+    await node.until_synced("m1")
+
+    async def said() -> bool:
+        meetings = {meeting["id"]: meeting for meeting in (await node.status())["active_meetings"]}
+        return "The meeting's package cannot be read: it is empty" in meetings["empty"]["reason"]
+
+    await eventually(said, within=20)
+    assert "it is empty" in (await node.status())["sync_status"]
+    make_package(folder / "empty.zip", make_documents(1, 1_000))
+    await node.until_synced("m1", "empty")
+
+
 @pytest.mark.parametrize("how", STARTS)
 async def test_a_tablet_is_sent_to_the_node_and_gets_the_version_it_was_promised(
     master: ShimMaster, package: Package, start_node: StartNode, how: Start

@@ -39,6 +39,10 @@ MAX_MANIFEST_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 8 << 20
 """Of any other small call: a thousand meetings with long titles make a tenth."""
 
+MAX_DETAIL_BYTES = 64 << 10
+MAX_DETAIL_CHARS = 200
+"""What is read of an error's answer, and shown of the reason it gives."""
+
 CONNECTIONS = 16
 API = "/api/v1"
 
@@ -121,7 +125,7 @@ class Master:
                 return None
             if response.status_code == 404 and self.protocol:
                 raise MeetingUnknown(meeting_id)
-            _expect(response, 200)
+            await _expect(response, 200)
             body = await _read(response, MAX_MANIFEST_BYTES)
             self.bytes_fetched += response.num_bytes_downloaded
         try:
@@ -137,7 +141,7 @@ class Master:
                 raise VersionGone(digest)
             whole = response.status_code == 200 and start == 0
             if not whole:
-                _expect(response, 206)
+                await _expect(response, 206)
                 if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-{stop - 1}/"):
                     raise OriginError(
                         f"asked for bytes {start}-{stop - 1}, got {response.headers.get('Content-Range')}"
@@ -159,15 +163,14 @@ class Master:
         async with self._stream("GET", path, {"Accept-Encoding": "identity"}) as response:
             if response.status_code == 404:
                 raise MeetingUnknown(meeting_id)
-            _expect(response, 200)
+            await _expect(response, 200)
             yield PackageBody(self, response)
 
     async def _call(self, method: str, path: str, body: msgspec.Struct | None = None) -> bytes:
         with trio.move_on_after(CALL_SECONDS):
             async with self._stream(method, path, {}, None if body is None else msgspec.json.encode(body)) as response:
-                content = await _read(response, MAX_ANSWER_BYTES)
-                _expect(response, 200)
-                return content
+                await _expect(response, 200)
+                return await _read(response, MAX_ANSWER_BYTES)
         raise OriginUnreachable(f"no answer to {method} {path} in {CALL_SECONDS:g} s")
 
     @asynccontextmanager
@@ -210,10 +213,29 @@ class PackageBody:
             yield data
 
 
-def _expect(response: httpx.Response, status: int) -> None:
+async def _expect(response: httpx.Response, status: int) -> None:
+    """Raise `OriginError` for any other status, with the reason the master gives, if it gives one."""
     if response.status_code != status:
         what = f"{response.request.method} {response.request.url.path} was answered {response.status_code}"
-        raise OriginError(what, response.status_code)
+        detail = await _detail(response)
+        raise OriginError(f"{what}: {detail}" if detail else what, response.status_code)
+
+
+async def _detail(response: httpx.Response) -> str:
+    """Return the `detail` of an error's JSON as one short line, or "" when there is none.
+
+    Read to its end, if it is short, so that the connection can be used again.
+    """
+    try:
+        body = await _read(response, MAX_DETAIL_BYTES)
+        detail = msgspec.json.decode(body, type=_Error).detail
+    except (OriginError, *protocol.UNREADABLE):
+        return ""
+    return protocol.one_line(detail, MAX_DETAIL_CHARS) if isinstance(detail, str) else ""
+
+
+class _Error(msgspec.Struct):
+    detail: object = None
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:
