@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STORAGE_SETTING = "--storage-path, STORAGE_PATH or storage_path in the TOML file"
+"""Where the storage folder is set, for whoever is told that this is none."""
+
 
 class NodeError(Exception):
     """Base of every error the node raises on purpose."""
@@ -19,6 +27,18 @@ class SettingError(NodeError):
         self.value = value
         self.allowed = allowed
         self.source = source
+
+
+class StorageUnusable(NodeError, OSError):
+    """The storage folder cannot be used: it is none, may not be written, or its disk fails."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        where = "" if error.filename in {None, str(path)} else f", {error.filename}"
+        super().__init__(
+            f"the storage folder {path.absolute()} cannot be used ({error.strerror or error}{where}); "
+            f"another is set by {STORAGE_SETTING}"
+        )
+        self.path = path
 
 
 class InvalidRequest(NodeError):

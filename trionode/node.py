@@ -23,7 +23,7 @@ from .config import LIVE, load_settings
 from .delivery.admission import Downloads
 from .delivery.digests import ReprDigests
 from .delivery.limits import Limits
-from .errors import NodeError, NodeStopped, SettingError
+from .errors import NodeError, NodeStopped, SettingError, StorageUnusable
 from .logs import set_level
 from .signals import Request
 from .sync.eviction import Evictor
@@ -40,6 +40,7 @@ from .workers.wire import Draining, Facts, Reloading
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from .config import Settings
     from .metrics import Sample
@@ -173,9 +174,9 @@ class Node:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the storage, say started, and work until `stop`.
 
-        Raises before it has started (`StorageTaken`, `UnknownFormat`, `OSError`); afterwards a fault of the program
-        ends up in `failure` and sets `failed`: whoever started the node would be brought down by an exception here,
-        and HTTP must go on to say that the node is not ready.
+        Raises before it has started (`StorageTaken`, `UnknownFormat`, `StorageUnusable`); afterwards a fault of the
+        program ends up in `failure` and sets `failed`: whoever started the node would be brought down by an exception
+        here, and HTTP must go on to say that the node is not ready.
         """
         try:
             async with self._opened():
@@ -229,17 +230,10 @@ class Node:
         """Open what the node stands on, and close it again, in the opposite order."""
         settings = self.settings
         path = settings.storage_path
-        self.node_id = settings.node_id or await trio.to_thread.run_sync(node_id, path)
-        lock = self._lock = StorageLock(path)
-        # Before the store is opened: opening tidies up, which is not for a folder that another node owns.
-        await trio.to_thread.run_sync(lock.acquire, settings.node_address, self.node_id)
         try:
-            self.store = await trio.to_thread.run_sync(
-                lambda: DiskStore.open(path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
-            )
-        except BaseException:
-            lock.release()
-            raise
+            lock = await self._open_storage(path)
+        except OSError as error:
+            raise StorageUnusable(path, error) from error
         self.master = Master(settings.main_server)
         self.folder = Folder(self.store, path, lambda: self.meetings.storage_changed())
         self.evictor = Evictor(self.store, settings.min_free_bytes, self.folder.notice)
@@ -273,6 +267,21 @@ class Node:
             slots.close()
             self.store.close()
             lock.release(to_another=self._handing_over)
+
+    async def _open_storage(self, path: Path) -> StorageLock:
+        settings = self.settings
+        self.node_id = settings.node_id or await trio.to_thread.run_sync(node_id, path)
+        lock = self._lock = StorageLock(path)
+        # Before the store is opened: opening tidies up, which is not for a folder that another node owns.
+        await trio.to_thread.run_sync(lock.acquire, settings.node_address, self.node_id)
+        try:
+            self.store = await trio.to_thread.run_sync(
+                lambda: DiskStore.open(path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
+            )
+        except BaseException:
+            lock.release()
+            raise
+        return lock
 
     def _facts(self, counts: Sample, workers: int) -> Facts:
         return Facts(

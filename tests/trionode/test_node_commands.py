@@ -120,7 +120,9 @@ def test_what_is_no_storage_folder_is_refused_and_not_made_one(tmp_path: Path, c
     nowhere = tmp_path / "nowhere"
     for command in (["ls"], ["verify"], ["gc"], ["pin", "m"], ["evict", "m"], ["export", "m", "f"], ["diff", "m"]):
         assert main([*command, "--storage-path", str(nowhere)]) == USAGE
-        assert "is no storage folder" in capfd.readouterr().err
+        said = capfd.readouterr().err
+        assert f"{nowhere} is no storage folder" in said
+        assert "--storage-path, STORAGE_PATH" in said
     assert not nowhere.exists()
 
 

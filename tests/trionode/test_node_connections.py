@@ -327,7 +327,8 @@ def test_a_storage_folder_that_is_none_is_said_in_words(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
     done = serve("--storage-path", tmp_path / "file", "--host", "127.0.0.1", "--port", "0")
     assert done.returncode == 2
-    assert "cannot start" in done.stderr
+    assert f"cannot start: the storage folder {tmp_path / 'file'} cannot be used" in done.stderr
+    assert "--storage-path" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 

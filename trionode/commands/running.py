@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ..errors import CommandFailed
+from ..errors import STORAGE_SETTING, CommandFailed
 from ..workers.channel import Channel, connect
 from ..workers.wire import Drain, FromLeader, Reload, Said
 from .storage import Config, StoragePath, settings_of
@@ -55,7 +55,10 @@ async def _order(storage: Path, order: Drain | Reload, within: float = float("in
     try:
         stream = await connect(storage)
     except (FileNotFoundError, ConnectionRefusedError):
-        raise CommandFailed(f"no node runs on the storage folder {storage}", EXIT_NOT_RUNNING) from None
+        raise CommandFailed(
+            f"no node runs on the storage folder {storage}; which folder is meant is set by {STORAGE_SETTING}",
+            EXIT_NOT_RUNNING,
+        ) from None
     async with stream:
         channel: Channel[FromLeader] = Channel(stream, FromLeader)
         try:

@@ -25,7 +25,7 @@ from store import DiskStore, VersionMissing
 from store.layout import Layout
 
 from ..config import load_settings
-from ..errors import CommandFailed
+from ..errors import STORAGE_SETTING, CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,11 @@ def open_storage(settings: Settings) -> DiskStore:
     """
     path = settings.storage_path
     if not Layout(path).format.is_file():
-        raise CommandFailed(f"{path} is no storage folder of a node (it has no file named format)", EXIT_USAGE)
+        raise CommandFailed(
+            f"{path.absolute()} is no storage folder of a node (it has no file named format); "
+            f"which folder is meant is set by {STORAGE_SETTING}",
+            EXIT_USAGE,
+        )
     return DiskStore.open(path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
 
 
