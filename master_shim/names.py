@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import IPv6Address
 from urllib.parse import quote
 
 from .protocol import MAX_MEETING_ID, is_meeting_id
@@ -26,7 +27,17 @@ _is_meeting_id = lru_cache(maxsize=4096)(is_meeting_id)
 def valid_address(address: str) -> bool:
     """Tell whether `address` is a `host:port` that may go into a URL; no other is ever offered."""
     match = _ADDRESS.fullmatch(address)
-    return match is not None and 0 < int(match.group(1)) < 65536
+    return match is not None and 0 < int(match.group(1)) < 65536 and _is_ipv6_or_name(address.rpartition(":")[0])
+
+
+def _is_ipv6_or_name(host: str) -> bool:
+    if not host.startswith("["):
+        return True
+    try:
+        IPv6Address(host[1:-1])
+    except ValueError:
+        return False
+    return True
 
 
 def own_address(scheme: str, host_header: str, server: tuple[str, int | None] | None) -> str | None:
@@ -37,7 +48,7 @@ def own_address(scheme: str, host_header: str, server: tuple[str, int | None] | 
     default_port = _DEFAULT_PORTS.get(scheme, 80)
     if valid_address(host_header):
         return host_header
-    if _HOST.fullmatch(host_header) is not None:
+    if _HOST.fullmatch(host_header) is not None and _is_ipv6_or_name(host_header):
         return f"{host_header}:{default_port}"
     if server is None or server[1] is None:  # a Unix socket has no port
         return None

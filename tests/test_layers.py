@@ -32,6 +32,7 @@ PURE = (
     "trionode.delivery.ranges",
     "trionode.errors",
     "trionode.histogram",
+    "trionode.sync.beats",
     "trionode.sync.order",
     "trionode.sync.plan",
 )
@@ -48,6 +49,7 @@ WITHOUT_IO = {
     "datetime",
     "enum",
     "functools",
+    "ipaddress",
     "itertools",
     "math",
     "msgspec",

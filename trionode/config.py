@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from master_shim.names import valid_address
+
 from .errors import SettingError
 
 if TYPE_CHECKING:
@@ -157,14 +159,14 @@ def _url(value: object) -> str:
     return text
 
 
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
-
-
 def _address(value: object) -> str:
     host, colon, port = _text(value).rpartition(":")
-    if not colon or not _HOST.fullmatch(host) or not 1 <= int(port) <= 65535:
+    # `int` takes more than a port may be: spaces, signs, underscores, digits of other scripts.
+    address = f"{host}:{int(port)}"
+    # The shim's own check: an address that it does not take is never offered to a tablet.
+    if not colon or not valid_address(address):
         raise ValueError
-    return f"{host}:{int(port)}"
+    return address
 
 
 def _text(value: object) -> str:
