@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from .errors import FolderMissing, FolderUnreadable
 from .names import valid_meeting_id
-from .protocol import UNREADABLE
+from .protocol import UNREADABLE, one_line
 
 _log = logging.getLogger("master_shim.packages")
 
@@ -62,7 +62,9 @@ class DirectoryPackages:
     """Every `<id>.zip` in a folder is a meeting in progress, and no other is.
 
     Replace a package by a rename, never in place: write `.new` beside it, then `mv .new <id>.zip`. Names that
-    begin with a dot are not looked at, so a half-written file can lie in the folder. An optional `<id>.json`
+    begin with a dot are not looked at, so a half-written file can lie in the folder. The folder may be a symbolic
+    link, and links in it are followed to files in it (`m.zip` -> `.builds/7.zip`); one that leads out of it is no
+    meeting, so that whoever may put a name here publishes no file from elsewhere. An optional `<id>.json`
     describes the meeting: an object with `title`, `time` and whatever else the `data` answer is to have
     (`intro`, `agenda_items`, ...), at its top or in an object `data`.
     """
@@ -73,13 +75,15 @@ class DirectoryPackages:
             raise FolderMissing(str(self.folder))
         self._prefix = f"{self.folder}/"
         self._details: dict[str, tuple[object, dict[str, Any], str]] = {}
+        self._refused: set[str] = set()
 
     def __repr__(self) -> str:
         return f"DirectoryPackages({str(self.folder)!r})"
 
     async def __call__(self, meeting_id: str) -> str | None:
-        """Return the path the meeting's package has if it is in progress; None for an id that is no name."""
-        return f"{self._prefix}{meeting_id}.zip" if _is_file_stem(meeting_id) else None
+        """Return the path the meeting's package has if it is in progress; None for what can be none of this folder."""
+        path = f"{self._prefix}{meeting_id}.zip"
+        return path if _is_file_stem(meeting_id) and self._is_inside(path) else None
 
     async def meetings(self) -> tuple[Meeting, ...]:
         """Read the folder, in a worker thread. Raises `FolderUnreadable`."""
@@ -92,7 +96,7 @@ class DirectoryPackages:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
                     stem, dot, suffix = entry.name.rpartition(".")
-                    if dot and suffix == "zip" and _is_file_stem(stem) and entry.is_file():
+                    if dot and suffix == "zip" and _is_file_stem(stem) and self._is_package(entry):
                         found.append(stem)
         except OSError as error:
             raise FolderUnreadable(str(self.folder), str(error)) from error
@@ -100,12 +104,35 @@ class DirectoryPackages:
             del self._details[gone]
         return tuple(self._meeting(meeting_id) for meeting_id in sorted(found))
 
+    def _is_package(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_file() and self._is_inside(f"{self._prefix}{entry.name}")
+        except OSError as error:  # a link to itself: one name must not hide all others
+            self._refuse(entry.path, error.strerror or str(error))
+            return False
+
+    def _is_inside(self, path: str) -> bool:
+        """Tell whether a name of the folder is no link out of it. An `lstat` on this thread, 2 µs, and rarely more."""
+        if not os.path.islink(path):  # noqa: PTH114 - every redirect passes here
+            return True
+        folder, target = os.path.realpath(self.folder), os.path.realpath(path)
+        inside = target.startswith(f"{folder.rstrip('/')}/")
+        if not inside:
+            self._refuse(path, "it is a symbolic link out of the folder")
+        return inside
+
+    def _refuse(self, path: str, reason: str) -> None:
+        """Say once why a name is left out."""
+        if path not in self._refused:
+            self._refused.add(path)
+            _log.warning("%s is left out: %s", path, reason)
+
     def _meeting(self, meeting_id: str) -> Meeting:
         details, fingerprint = self._read_details(meeting_id)
         return Meeting(
             id=meeting_id,
-            title=_text(details.get("title"), meeting_id),
-            time=_text(details.get("time"), ""),
+            title=one_line(_text(details.get("title"), meeting_id)) or meeting_id,
+            time=one_line(_text(details.get("time"), "")),
             path=f"{self._prefix}{meeting_id}.zip",
             details=details,
             fingerprint=fingerprint,
@@ -119,6 +146,8 @@ class DirectoryPackages:
             return {}, ""
         except OSError as error:
             _log.warning("%s cannot be read and is left out: %s", path, error)
+            return {}, ""
+        if not self._is_inside(path):
             return {}, ""
         key = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         known = self._details.get(meeting_id)

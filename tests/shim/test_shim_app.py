@@ -334,6 +334,47 @@ async def test_a_package_that_cannot_be_read_is_said_once_for_each_change(
         assert len(lines()) == 2
 
 
+async def test_links_are_followed_in_the_folder_and_not_out_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, outside = tmp_path / "real", tmp_path / "real-too"
+    (real / ".builds").mkdir(parents=True)
+    outside.mkdir()
+    put(real / ".builds", "7.zip", b"inside")
+    put(outside, "secret.zip", b"secret")
+    (outside / "secret.json").write_text('{"title":"secret"}')
+    (real / "m.zip").symlink_to(".builds/7.zip")
+    (real / "m.json").symlink_to(outside / "secret.json")
+    (real / "out.zip").symlink_to(outside / "secret.zip")
+    (real / "up.zip").symlink_to("../real-too/secret.zip")
+    (real / "loop.zip").symlink_to("loop.zip")
+    (real / "gone.zip").symlink_to(".builds/6.zip")
+    (tmp_path / "folder").symlink_to(real)
+    async with client_of(MasterShim(DirectoryPackages(tmp_path / "folder"))) as client:
+        for _ in range(2):
+            status = (await client.get(f"{API}/meetings/status/node")).json()
+            assert status["active_meetings"] == [{"id": "m", "title": "m"}]
+            assert (await client.get(f"{API}/meetings/m/download-package")).content == b"inside"
+            for name in ("out", "up", "loop", "gone"):
+                for route in ("download-package", "download-package-direct", "manifest"):
+                    assert (await client.get(f"{API}/meetings/{name}/{route}")).status_code in {404, 500}
+        (real / "m.zip").unlink()
+        (real / "m.zip").symlink_to(outside / "secret.zip")
+        assert (await client.get(f"{API}/meetings/m/download-package")).status_code == 404
+    left_out = [record.args[0] for record in caplog.records if "is left out" in record.msg and record.args]
+    assert sorted(left_out) == [
+        f"{tmp_path}/folder/{name}" for name in ("loop.zip", "m.json", "m.zip", "out.zip", "up.zip")
+    ]
+
+
+async def test_titles_are_one_line_each(tmp_path: Path) -> None:
+    put(tmp_path, "m.zip")
+    (tmp_path / "m.json").write_text(json.dumps({"title": "a\r\n\x1b[2Jb" + "c" * 600, "time": "to\nday"}))
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        (meeting,) = (await client.get(f"{API}/meetings/status/token")).json()["meetings"]
+        assert meeting == {"id": "m", "title": ("a [2Jb" + "c" * 600)[:512], "time": "to day"}
+
+
 async def test_a_callable_finds_packages_and_leaves_the_status_to_the_master(tmp_path: Path) -> None:
     digest = put(tmp_path, "file")
     asked = []
