@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
 from .names import valid_address
-from .protocol import MAX_BEAT_MEETINGS, NODE_TIMEOUT_SECONDS, Load, MeetingName
+from .protocol import MAX_BEAT_MEETINGS, NODE_TIMEOUT_SECONDS, Load, MeetingName, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,6 @@ ITEM_CHARS = 100
 """What each meeting, package or fill that is kept counts beside its text: about the memory its object takes."""
 MAX_ID_CHARS = 512
 """Longest node id, address or meeting id that is kept: far above any seen."""
-MAX_TITLE_CHARS = 512
-"""Longer titles are cut: they are only shown."""
 MAX_LOAD = 1_000_000
 """Counts that a node reports are cut to this, so that nonsense stays comparable."""
 LATE_SECONDS = 12.0
@@ -160,7 +158,8 @@ class Registry:
         for name in packages:
             _check_length("packages", name)
         filling = frozenset(value for value in _bounded("filling", message.filling) if len(value) == 64)
-        active = tuple(MeetingName(meeting.id, meeting.title[:MAX_TITLE_CHARS]) for meeting in active)
+        # Only what is one line can be a meeting's id; the titles are shown, in lists and in terminals.
+        active = tuple(MeetingName(m.id, one_line(m.title)) for m in active if m.id.isprintable())
         chars = sum(len(meeting.id) + len(meeting.title) for meeting in active) + sum(map(len, packages))
         chars += 64 * (len(packages) + len(filling)) + len(message.node_id) + len(message.address)
         chars += ITEM_CHARS * (len(active) + len(packages) + len(filling))
@@ -283,6 +282,8 @@ def _check_identity(node_id: str, address: str) -> None:
         if not value.strip():
             raise FieldEmpty(name)
         _check_length(name, value)
+        if one_line(value) != value:
+            raise MessageInvalid("not one line of text", name)
 
 
 def _check_length(name: str, value: str) -> None:
@@ -309,4 +310,4 @@ def _bounded_load(load: Load | None) -> Load:
 
 def _word(status: str) -> str:
     """Return a node's status as it is kept and shown: short, and `online` when it says nothing."""
-    return status[:32] or "online"
+    return one_line(status, 32) or "online"

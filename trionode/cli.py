@@ -20,7 +20,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
+from master_shim.protocol import one_line
 from store import NoSpace, StoreError
 
 from .commands import checking, keeping, listing, moving, running
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 STATUS_SECONDS = 5.0
+MAX_SHOWN = 1_000
+"""Characters of anything in a status that is shown."""
+
 EXIT_NOT_RUNNING = 3
 
 cli = cyclopts.App(
@@ -217,29 +222,29 @@ def _health(health: dict[str, Any]) -> str:
 
 def _print_status(report: dict[str, Any]) -> None:
     console = Console()
-    connected = "connected" if report["connected"] else "[red]not connected[/]"
+    # Titles and reasons are others' words: as `Text`, for in strings rich takes brackets for colours.
+    connected = Text("connected") if report["connected"] else Text("not connected", "red")
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("node", f"{report['node_id']} at {report['node_ip']}:{report['node_port']}"),
-        ("master", f"{report['main_server']}, {connected}, last looked at {report['last_sync'] or 'never'}"),
+        (
+            "master",
+            Text.assemble(
+                f"{report['main_server']}, ", connected, f", last looked at {report['last_sync'] or 'never'}"
+            ),
+        ),
         ("sync", report["sync_status"]),
         ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
         ("downloads", f"{report['active_downloads']} now, {report['downloads_finished']} finished"),
         ("health", _health(report["health"])),
         ("bytes", f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched"),
     ):
-        facts.add_row(f"[bold]{name}", value)
+        facts.add_row(Text(name, "bold"), Text(one_line(value, MAX_SHOWN)) if isinstance(value, str) else value)
     console.print(facts)
     table = Table("meeting", "title", "state", "size", "files", "version")
     for meeting in report["active_meetings"]:
         state = f"{meeting['state']}: {meeting['reason']}" if meeting["reason"] else meeting["state"]
         digest = (meeting["version"] or "")[:12]
-        table.add_row(
-            meeting["id"],
-            meeting["title"],
-            state,
-            decimal(meeting["size"]),
-            str(meeting["file_count"]),
-            digest,
-        )
+        cells = (meeting["id"], meeting["title"], state, decimal(meeting["size"]), str(meeting["file_count"]), digest)
+        table.add_row(*(Text(one_line(cell, MAX_SHOWN)) for cell in cells))
     console.print(table if report["active_meetings"] else "no meeting is in progress")

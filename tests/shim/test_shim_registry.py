@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from master_shim import registry as module
 from master_shim.errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
-from master_shim.protocol import Heartbeat, Load, MeetingName, Registration
+from master_shim.protocol import MAX_TITLE_CHARS, Heartbeat, Load, MeetingName, Registration
 from master_shim.registry import TRANSITIONS, Event, Registry, State
 
 D1 = "1" * 64
@@ -99,7 +99,7 @@ def test_one_of_ours_holds_a_version_and_not_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["no-colon", ":80", "host:", "host:0", "host:65536", "a b:80", "h\r\nX: y:80", "http://h:80", "h:8 "]
+    "address", ["no-colon", ":80", "host:", "host:0", "host:65536", "a b:80", "http://h:80", "h:8 "]
 )
 def test_an_address_that_is_none_is_kept_but_never_offered(address: str) -> None:
     registry = Registry()
@@ -157,10 +157,30 @@ def test_what_a_node_says_is_bounded() -> None:
         ),
         0.0,
     )
-    assert len(node.active[0].title) == module.MAX_TITLE_CHARS
+    assert len(node.active[0].title) == MAX_TITLE_CHARS
     assert node.packages == {}
     assert node.load.active_downloads == module.MAX_LOAD
     assert node.load.max_downloads == 0
+
+
+def test_what_a_node_says_is_shown_as_one_line_each() -> None:
+    registry = Registry()
+    titles = ("two\r\nlines", "\x1b[31mred\x07", "\u202eturned", "董事会\u3000一", "\ud800half")
+    named = tuple(MeetingName(f"m{n}", title) for n, title in enumerate(titles))
+    node = registry.beat(ours(active_meetings=(*named, MeetingName("a\nb", "t")), status="on\nline"), 0.0)
+    assert [meeting.title for meeting in node.active] == [
+        "two lines", "[31mred", "turned", "董事会\u3000一", "half"
+    ]  # fmt: skip
+    assert node.status == "on line"
+    for message in (ours("a\nb"), ours(address="h:1\x1b[0m"), ours("\u202ea")):
+        with pytest.raises(MessageInvalid):
+            registry.beat(message, 0.0)
+    assert len(registry) == 1
+
+
+@pytest.mark.parametrize("address", ["[:::::::]:80", "[1:2]:80", "[1.2.3.4]:80", "[]:80"])
+def test_brackets_hold_an_address_or_the_node_is_not_offered(address: str) -> None:
+    assert not Registry().beat(ours(address=address), 0.0).offered
 
 
 def test_no_more_nodes_than_the_registry_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:

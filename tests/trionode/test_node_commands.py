@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,19 @@ def test_ls_for_people_names_every_version(
     out = capfd.readouterr().out
     for part in (package.digest[:12], "会议-1", "董事会", "imported", "no node is running"):
         assert part in out
+
+
+def test_a_title_is_shown_as_it_is_and_on_one_line(
+    run: Run, storage: Path, package: Package, capfd: pytest.CaptureFixture[str]
+):
+    title = "[/red] a\n\x1b[2Jb [bold]c"
+    assert run("import", package.path, "--meeting", "m", "--title", title)[0] == OK
+    with DiskStore.open(storage) as store:  # as a node of an earlier version has written it
+        (ref,) = store.refs()
+        assert ref.title == "[/red] a [2Jb [bold]c"
+        store.set_ref(replace(ref, title=title))
+    assert main(["ls", "--storage-path", str(storage)]) == OK
+    assert "[/red] a [2Jb [bold]c" in capfd.readouterr().out
 
 
 def test_what_is_no_storage_folder_is_refused_and_not_made_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -48,6 +48,28 @@ def whole(body: bytes, fields: bytes = b"") -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n%s\r\n%s" % (len(body), fields, body)
 
 
+async def test_titles_and_reasons_are_one_line_each():
+    async with answering(whole(b'{"id":"t","active_meetings":[{"id":"m","title":"a\\r\\n\\u001b[2Jb"}]}')) as master:
+        assert (await master.look()).meetings == {"m": "a [2Jb"}
+    error = b'{"detail":"no\\n\\u001b[2Jspace"}'
+    answer = b"HTTP/1.1 500 Oops\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(error), error)
+    async with answering(answer) as master:
+        with pytest.raises(OriginError, match=r"was answered 500: no \[2Jspace$"):
+            await master.look()
+
+
+@LEFT_UNREAD
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"detail":[{"msg":1}]}', b"<html>", b'{"detail":"' + b"x" * 200_000 + b'"}']
+)
+async def test_an_error_with_any_body_is_that_error(body: bytes):
+    answer = b"HTTP/1.1 503 Oops\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+    async with answering(answer) as master:
+        with pytest.raises(OriginError, match=r"was answered 503$") as caught:
+            await master.look()
+    assert caught.value.status == 503
+
+
 @pytest.mark.parametrize(
     "body",
     [

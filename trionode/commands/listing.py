@@ -11,6 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
+
+from master_shim.protocol import one_line
 
 from .storage import EXIT_OK, SHORT, AsJson, Config, StoragePath, ask_node, open_storage, print_json, settings_of
 
@@ -112,16 +115,17 @@ def _print(report: dict[str, Any]) -> None:
         f"{decimal(report['free'])} free; "
         + ("no node is running" if report["node"] is None else f"node {report['node']} is running"),
         highlight=False,
+        markup=False,
     )
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any]) -> list[Text]:
     meetings = row["meetings"]
     sending = row["sending"]
-    return [
+    cells = [
         row["digest"][:SHORT],
-        "\n".join(meeting["id"] for meeting in meetings),
-        "\n".join(meeting["title"] for meeting in meetings),
+        "\n".join(one_line(meeting["id"]) for meeting in meetings),
+        "\n".join(one_line(meeting["title"]) for meeting in meetings),
         "\n".join(_state(meeting) for meeting in meetings) or "left",
         decimal(row["size"]),
         decimal(row["shared"]) if row["shared"] else "",
@@ -129,6 +133,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "yes" if row["pinned"] else "",
         "?" if sending is None else str(sending or ""),
     ]
+    # Not as strings, in which rich would take what is in brackets for colours.
+    return [Text(cell) for cell in cells]
 
 
 def _state(meeting: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from blake3 import blake3
 from cyclopts import Parameter
 from rich.filesize import decimal
 
-from master_shim.protocol import is_meeting_id
+from master_shim.protocol import is_meeting_id, one_line
 from store import InvalidManifest, PackageChanged, PackageRejected, Ref, split_file
 
 from ..errors import CommandFailed, NodeError
@@ -81,7 +81,7 @@ def import_package(
         ref = Ref(
             meeting,
             manifest.digest,
-            before.title if title is None else title,
+            before.title if title is None else one_line(title),
             before.in_progress,
             before.pinned or pin,
             time.time() if before.digest != manifest.digest or not before.switched_at else before.switched_at,

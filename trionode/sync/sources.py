@@ -285,7 +285,7 @@ def _titles(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     titles: dict[str, str] = {}
     for meeting_id, title in pairs:
         if protocol.is_meeting_id(meeting_id):
-            titles[meeting_id] = title
+            titles[meeting_id] = protocol.one_line(title)
         else:
             _log.warning("the master names a meeting by what can be no id; it is left out", meeting_id=meeting_id[:80])
     return titles
