@@ -1,4 +1,4 @@
-"""What can go wrong in the node, typed and with fields. Pure; the table in `app` maps these to answers."""
+"""What can go wrong in the node, typed and with fields. Pure; the table in `answers` maps these to answers."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ class InvalidRequest(NodeError):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class MethodRefused(NodeError):
+    """The route knows no such method; `allowed` are those it knows."""
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__("The method is not allowed for the requested URL.")
+        self.allowed = allowed
 
 
 class MeetingUnknown(NodeError):

@@ -146,6 +146,34 @@ async def test_other_methods_are_told_which_there_are(node: OurNode, method: str
     assert {name.strip() for name in answer.headers["allow"].split(",")} == {"GET", "HEAD", "OPTIONS"}
 
 
+async def test_options_says_what_may_be_asked(node: OurNode):
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.options(node.package_url("m1"))
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert {name.strip() for name in answer.headers["allow"].split(",")} == {"GET", "HEAD", "OPTIONS"}
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+async def test_conditions_on_several_lines_are_one_list(node: OurNode):
+    etag = (await node.download("m1")).headers["etag"]
+    lines = [("If-None-Match", '"another"'), ("If-None-Match", etag)]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(node.package_url("m1"), headers=lines)
+    assert answer.status_code == 304
+
+
+async def test_a_version_that_is_none_is_refused_and_a_hostile_query_changes_nothing(node: OurNode):
+    whole = await node.download("m1")
+    digest = whole.headers["etag"].strip('"')
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for query in ("v=", "v=../x", f"v={digest.upper()}", f"v={digest}%0a", f"v=x&v={digest}"):
+            answer = await client.get(f"{node.package_url('m1')}?{query}")
+            assert (answer.status_code, list(answer.json())) == (400, ["detail"]), query
+        for query in (f"v={digest}&v=x", f"V=x&v={digest}", f"v={digest}&%ff=%00", "&&=&t", "w=1"):
+            answer = await client.get(f"{node.package_url('m1')}?{query}")
+            assert (answer.status_code, answer.content) == (200, whole.content), query
+
+
 async def test_a_chinese_meeting_id_is_the_name_of_the_file(
     folder: Path, master: ShimMaster, package: Package, start_node: StartNode
 ):
