@@ -24,6 +24,7 @@ from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
+from .idle import IdleTask
 from .patience import Patience
 from .sendfile import SendTurns, send_bytes, send_file
 from .transport import PatientTransport
@@ -99,6 +100,8 @@ class Connection(TCPServer):
 
     def __init__(self, app: Application, *rest: Any) -> None:
         super().__init__(functools.partial(self._run_app, app), *rest)
+        idle_task = IdleTask(self.config.keep_alive_timeout, self.context.terminated.wait, self._close_idle)
+        self.idle_task = idle_task  # type: ignore[assignment]
         if isinstance(self.stream, trio.SSLStream):
             # Hypercorn says that this is a socket's stream; TLS takes any.
             patient = PatientTransport(self.stream.transport_stream, limits.patience)
@@ -202,7 +205,7 @@ class Connection(TCPServer):
             if connection.their_state is not h11.ERROR:
                 raise
             return
-        async with self.send_lock, self._closing_when_broken():
+        async with self._writing():
             for part in parts or ():
                 if part is body:
                     await send_file(
@@ -225,15 +228,20 @@ class Connection(TCPServer):
         The base class keeps the connection, and its descriptor, until the time for one is over (5 s).
         """
         await super()._read_data()
-        await self.idle_task.stop()
+        cast("IdleTask", self.idle_task).end()
+
+    async def _close_idle(self) -> None:
+        """Close the connection, as the base class does, though not for ever."""
+        with trio.move_on_after(LINGER_SECONDS, shield=True):
+            await self._initiate_server_close()
 
     async def protocol_send(self, event: Event) -> None:
         """Write as the base class does, without its shield and with a limit to how long nothing moves."""
         if not isinstance(event, RawData):
             await super().protocol_send(event)
-            return
-        async with self.send_lock, self._closing_when_broken():
-            await self._write(event.data)
+        elif event.data:
+            async with self._writing():
+                await self._write(event.data)
 
     async def _write(self, data: bytes) -> None:
         """Write `data` whole, through TLS in pieces. Errors as `send_file`."""
@@ -247,6 +255,9 @@ class Connection(TCPServer):
 
     def _closing_when_broken(self) -> _ClosingWhenBroken:
         return _ClosingWhenBroken(self)
+
+    def _writing(self) -> _Writing:
+        return _Writing(self)
 
 
 class _ClosingWhenBroken:
@@ -265,6 +276,25 @@ class _ClosingWhenBroken:
         await self._connection.protocol.handle(Closed())
         await trio.aclose_forcefully(self._connection.stream)
         return True
+
+
+class _Writing(_ClosingWhenBroken):
+    """The same, with the connection's send lock. A lock that is free is taken without a pass of the loop."""
+
+    async def __aenter__(self) -> None:
+        """Take the lock."""
+        lock = self._connection.send_lock
+        try:
+            lock.acquire_nowait()
+        except trio.WouldBlock:
+            await lock.acquire()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        """Give it back once whatever was written has gone, or its connection has."""
+        try:
+            return await super().__aexit__(kind, error, traceback)
+        finally:
+            self._connection.send_lock.release()
 
 
 class _Sized:
