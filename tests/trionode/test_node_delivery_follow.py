@@ -69,10 +69,15 @@ class SlowMaster:
         self._content = content
         self._answers = trio.Semaphore(0)
 
-    async def fetch_range(self, digest: Digest, start: int, stop: int) -> bytes:
+    @asynccontextmanager
+    async def package_range(self, digest: Digest, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
         self.asked.append((start, stop))
         await self._answers.acquire()
-        return self._content[start:stop]
+
+        async def body() -> AsyncIterator[bytes]:
+            yield self._content[start:stop]
+
+        yield body()
 
     def answer(self, count: int = 1) -> None:
         for _ in range(count):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from master_shim.protocol import HEARTBEAT_SECONDS, HeartbeatAnswer
 from store import Chunk, Digest
-from trionode.sync.fetch import BATCH_BYTES, plan_batches
+from trionode.sync.fetch import BATCH_BYTES, GAP_BYTES, plan_batches
 from trionode.sync.heartbeat import SLOWEST_BEAT_SECONDS, beat_seconds
 from trionode.sync.plan import (
     FIRST_RETRY_SECONDS,
@@ -130,19 +130,26 @@ def test_retries_wait_longer_and_never_too_long(failures: int, chance: float):
     assert retry_seconds(failures, chance, unbuilt=True) <= FIRST_RETRY_SECONDS
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 3 << 20)), max_size=40))
-def test_batches_are_adjacent_bounded_and_lose_nothing(gaps_and_sizes: list[tuple[bool, int]]):
+GAPS = st.just(0) | st.integers(0, 2 * GAP_BYTES) | st.integers(0, 1 << 30)
+
+
+@given(st.lists(st.tuples(GAPS, st.integers(1, 3 << 20) | st.integers(1, 40_000)), max_size=40))
+def test_batches_are_adjacent_bounded_and_lose_nothing(gaps_and_sizes: list[tuple[int, int]]):
     chunks: list[Chunk] = []
     offset = 0
     for gap, size in gaps_and_sizes:
-        offset += 1000 if gap else 0
+        offset += gap
         chunks.append(Chunk(offset, size, NO_DIGEST))
         offset += size
     batches = list(plan_batches(chunks))
     assert [chunk for batch in batches for chunk in batch] == chunks
     for batch in batches:
-        assert all(a.offset + a.size == b.offset for a, b in pairwise(batch))
+        assert all(b.offset - (a.offset + a.size) <= GAP_BYTES for a, b in pairwise(batch))
         assert len(batch) == 1 or batch[-1].offset + batch[-1].size - batch[0].offset <= BATCH_BYTES
+    for batch, after in pairwise(batches):
+        # None could have been asked for together with the next.
+        too_far = after[0].offset - (batch[-1].offset + batch[-1].size) > GAP_BYTES
+        assert too_far or after[0].offset + after[0].size - batch[0].offset > BATCH_BYTES
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ A fill belongs to the node's nursery, not to a request: a client that leaves sto
 from __future__ import annotations
 
 import os
+from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import structlog
@@ -27,14 +29,24 @@ if TYPE_CHECKING:
     from .active import ActiveFill
     from .sources import Master, PackageBody
 
-BATCH_BYTES = 1 << 20
-"""Adjacent missing chunks are asked for together up to this size: less, and the requests cost more than the bytes."""
+BATCH_BYTES = 2 << 20
+"""Adjacent missing chunks are asked for together up to this size: less, and the line stands still between requests;
+more, and what a client waits for comes later."""
+
+GAP_BYTES = 1 << 10
+"""Chunks with no more than this between them count as adjacent: between two documents lie the headers of the zip, which
+are in the manifest already, and which cost less once more than a request does."""
 
 LANES = 2
-"""Requests outstanding at the origin: while one body is verified and written, the other is on its way."""
+"""Requests outstanding at the origin: while the next one of a lane is on its way there, the other's body keeps the line
+busy."""
 
 TRIES = 6
-"""How often one range is asked for before the fill fails. The waits between them add up to about half a minute."""
+"""How often one range is asked for in vain before the fill fails. The waits between add up to about half a minute."""
+
+STORE_BYTES = 512 << 10
+"""Small chunks are verified and written together up to this size: a thread, and a wake-up of those who follow, for each
+would cost more than their bytes."""
 
 APPEND_BYTES = 256 << 10
 """How much of a streamed body is gathered before it is written: small for followers, large for a thread."""
@@ -121,11 +133,11 @@ async def _begin(store: Store, manifest: Manifest, make_room: MakeRoom) -> Fill 
 
 
 def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
-    """Group chunks (in package order) that lie side by side into requests of up to `BATCH_BYTES`."""
+    """Group chunks (in package order) that lie side by side, or nearly, into requests of up to `BATCH_BYTES`."""
     batch: list[Chunk] = []
     for chunk in missing:
         if batch:
-            adjacent = batch[-1].offset + batch[-1].size == chunk.offset
+            adjacent = chunk.offset - (batch[-1].offset + batch[-1].size) <= GAP_BYTES
             if not adjacent or chunk.offset + chunk.size - batch[0].offset > BATCH_BYTES:
                 yield tuple(batch)
                 batch = []
@@ -154,8 +166,7 @@ async def _run_lanes(
             while left:
                 index = choose(left, active.wanted())
                 del left[index]
-                await _fetch_batch(master, fill, batches.pop(index), chance, make_room)
-                active.advance()
+                await _fetch_batch(master, fill, batches.pop(index), active, chance, make_room)
         except (NodeError, StoreError, OSError) as error:
             failed.append(error)
             nursery.cancel_scope.cancel()
@@ -168,22 +179,51 @@ async def _run_lanes(
 
 
 async def _fetch_batch(
-    master: Master, fill: Fill, batch: tuple[Chunk, ...], chance: Random, make_room: MakeRoom
+    master: Master, fill: Fill, batch: tuple[Chunk, ...], active: ActiveFill, chance: Random, make_room: MakeRoom
 ) -> None:
-    """Fetch one range and put its chunks in place; a lost connection or a wrong byte is tried again."""
-    start, stop = batch[0].offset, batch[-1].offset + batch[-1].size
-    for failures in range(1, TRIES + 1):
+    """Fetch one range and put its chunks in place; after a lost connection or a wrong byte, what is left of it."""
+    left = deque(batch)
+    failures = 0
+    while left:
+        before = len(left)
         try:
-            data = memoryview(await master.fetch_range(fill.manifest.digest, start, stop))
-            for chunk in batch:
-                piece = data[chunk.offset - start : chunk.offset - start + chunk.size]
-                await _with_room(make_room, fill.write, chunk, piece)
-            return
+            await _fetch_chunks(master, fill, left, active, make_room)
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
+            failures = failures + 1 if len(left) == before else 1
             if failures == TRIES:
                 raise
+            start, stop = left[0].offset, left[-1].offset + left[-1].size
             _log.warning("a range is asked for again", start=start, stop=stop, failures=failures, why=str(error))
             await trio.sleep(retry_seconds(failures, chance.random()))
+
+
+async def _fetch_chunks(
+    master: Master, fill: Fill, left: deque[Chunk], active: ActiveFill, make_room: MakeRoom
+) -> None:
+    """Ask for adjacent chunks at once, put each in place as soon as its bytes have come, and take it out of `left`."""
+    start, stop = left[0].offset, left[-1].offset + left[-1].size
+    pending = bytearray()
+    async with master.package_range(fill.manifest.digest, start, stop) as body:
+        async for data in body:
+            pending += data
+            enough = max(STORE_BYTES, left[0].offset + left[0].size - start) if left else inf
+            if len(pending) >= min(enough, stop - start):
+                await _with_room(make_room, _write_chunks, fill, left, start, pending)
+                active.advance()
+                reached = left[0].offset if left else stop
+                # Not cut off in place: where a write met an error, that may still hold on to the bytes.
+                pending, start = pending[reached - start :], reached
+
+
+def _write_chunks(fill: Fill, left: deque[Chunk], start: int, data: bytearray) -> None:
+    """Write what `data`, the package's bytes from `start` on, holds whole of `left`, and take it out there.
+
+    What it raises leaves in `left` what is not written, so that the same call can be made again.
+    """
+    with memoryview(data) as view:
+        while left and (stop := left[0].offset + left[0].size) <= start + len(data):
+            fill.write(left[0], view[left[0].offset - start : stop - start])
+            left.popleft()
 
 
 async def fill_from_stream(store: Store, master: Master, active: ActiveFill, make_room: MakeRoom) -> Manifest:

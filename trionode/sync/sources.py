@@ -134,7 +134,16 @@ class Master:
             raise OriginError(str(error)) from error
 
     async def fetch_range(self, digest: Digest, start: int, stop: int) -> bytes:
-        """Return the bytes `[start, stop)` of a version. Raises `VersionGone` once the master has another."""
+        """Return the bytes `[start, stop)` of a version. Errors as `package_range`."""
+        async with self.package_range(digest, start, stop) as body:
+            return b"".join([data async for data in body])
+
+    @asynccontextmanager
+    async def package_range(self, digest: Digest, start: int, stop: int) -> AsyncIterator[PackageBody]:
+        """Open the bytes `[start, stop)` of a version: exactly as many come, or an error.
+
+        Raises `VersionGone` once the master has another, `OriginError`, `OriginUnreachable`.
+        """
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         async with self._stream("GET", f"{API}/packages/{digest}", headers) as response:
             if response.status_code == 404:
@@ -146,15 +155,7 @@ class Master:
                     raise OriginError(
                         f"asked for bytes {start}-{stop - 1}, got {response.headers.get('Content-Range')}"
                     )
-            body = bytearray()
-            async for data in response.aiter_raw():
-                self.bytes_fetched += len(data)
-                body += data
-                if len(body) > stop - start:
-                    raise OriginError("more bytes than were asked for")
-        if len(body) != stop - start:
-            raise OriginUnreachable(f"{len(body)} bytes of {stop - start} arrived")
-        return bytes(body)
+            yield PackageBody(self, response, stop - start)
 
     @asynccontextmanager
     async def package(self, meeting_id: str) -> AsyncIterator[PackageBody]:
@@ -199,18 +200,28 @@ class Master:
 
 
 class PackageBody:
-    """A package body as it arrives. `size` in bytes, or None where the master does not say."""
+    """A package's bytes, or some of them, as they arrive. `size` in bytes, or None where the master does not say.
 
-    def __init__(self, master: Master, response: httpx.Response) -> None:
+    With `exactly`, iterating raises `OriginError` for more than so many bytes, and `OriginUnreachable` for fewer.
+    """
+
+    def __init__(self, master: Master, response: httpx.Response, exactly: int | None = None) -> None:
         self._master = master
         self._response = response
+        self._exactly = exactly
         length = response.headers.get("Content-Length", "")
         self.size = int(length) if length.isascii() and length.isdigit() else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
         async for data in self._response.aiter_raw():
             self._master.bytes_fetched += len(data)
+            received += len(data)
+            if self._exactly is not None and received > self._exactly:
+                raise OriginError("more bytes than were asked for")
             yield data
+        if self._exactly is not None and received < self._exactly:
+            raise OriginUnreachable(f"{received} bytes of {self._exactly} arrived")
 
 
 async def _expect(response: httpx.Response, status: int) -> None:
