@@ -17,7 +17,7 @@ from tests.support.packages import make_documents, make_package
 from tests.support.processes import ROOT
 from tests.support.reader import Reader
 from tests.support.waiting import eventually_blocking
-from trionode.app import ANSWERS
+from trionode.answers import ANSWERS
 from trionode.sync import plan
 
 if TYPE_CHECKING:

@@ -273,6 +273,15 @@ class Slowly(Says):
         await self.let_go[digest].wait()
         return self.contents[digest][start:stop]
 
+    @asynccontextmanager
+    async def package_range(self, digest: str, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        data = await self.fetch_range(digest, start, stop)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield data
+
+        yield body()
+
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 async def test_what_an_ended_meeting_still_fetches_leaves_its_successors_ref_alone(tmp_path: Path, rebuilt: bool):
