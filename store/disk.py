@@ -24,7 +24,7 @@ from .ref_table import RefTable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
     from .behind import WholeHash
@@ -333,6 +333,20 @@ class DiskStore:
                 raise VersionMissing(ref.digest)
             with full_disk(0, self.room):
                 self._refs.set(ref)
+
+    def change_ref(self, meeting_id: str, change: Callable[[Ref | None], Ref | None]) -> Ref | None:
+        """Make of a meeting's ref what `change` makes of it, as it is on the disk."""
+
+        def checked(before: Ref | None) -> Ref | None:
+            if before is not None and self._is_stored(before.digest):
+                self._refs.take(before)
+            after = change(before)
+            if after is not None and after != before and not self._is_stored(after.digest):
+                raise VersionMissing(after.digest)
+            return after
+
+        with self._names, full_disk(0, self.room):
+            return self._refs.change(meeting_id, checked)
 
     def drop_ref(self, meeting_id: str) -> None:
         """Forget a meeting."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
     from .digest import Digest
@@ -290,6 +290,16 @@ class Store(Protocol):
 
     def set_ref(self, ref: Ref) -> None:
         """Switch a meeting to `ref.digest`, atomically and durably. Raises `VersionMissing`. *Writes*."""
+        ...
+
+    def change_ref(self, meeting_id: str, change: Callable[[Ref | None], Ref | None]) -> Ref | None:
+        """Make of a meeting's ref what `change` makes of it, and return what it is then. *Writes*.
+
+        `change` is given the ref as it is on the disk (None: there is none), whatever this process knew of it, and
+        nobody else writes it meanwhile: a pin set a moment ago by another process is not lost. What it returns is
+        written as by `set_ref`, and with the same errors; None, or the same, leaves the ref alone. It is called with
+        locks held, so it only decides.
+        """
         ...
 
     def drop_ref(self, meeting_id: str) -> None:

@@ -29,7 +29,7 @@ from .reading import check, read_into
 from .space import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
     from .interface import Ref, Scanned, Store
@@ -283,6 +283,16 @@ class MemoryStore:
         with self.lock:
             self._package(ref.digest)
             self._refs[ref.meeting_id] = ref
+
+    def change_ref(self, meeting_id: str, change: Callable[[Ref | None], Ref | None]) -> Ref | None:
+        """Make of a meeting's ref what `change` makes of it."""
+        with self.lock:
+            before = self._refs.get(meeting_id)
+            after = change(before)
+            if after is None or after == before:
+                return before
+            self.set_ref(after)
+            return after
 
     def drop_ref(self, meeting_id: str) -> None:
         """Forget a meeting."""

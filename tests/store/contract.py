@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -393,6 +394,19 @@ class StoreContract:
         store.remove(two)
         assert store.refs() == ()
         assert store.holds(one)
+
+    def test_a_ref_is_changed_by_what_it_is(self, store):
+        one, two = fill_whole(store, package(1)).digest, fill_whole(store, package(2)).digest
+        assert store.change_ref("m", lambda before: None) is None
+        assert store.change_ref("m", lambda before: Ref("m", one) if before is None else None) == Ref("m", one)
+        assert store.change_ref("m", lambda before: replace(before, pinned=True)) == Ref("m", one, pinned=True)
+        assert store.change_ref("m", lambda before: None) == Ref("m", one, pinned=True)
+        with pytest.raises(VersionMissing):
+            store.change_ref("m", lambda before: replace(before, digest=ABSENT))
+        with pytest.raises(ZeroDivisionError):
+            store.change_ref("m", lambda before: 1 // 0)
+        assert store.change_ref("m", lambda before: replace(before, digest=two)) == Ref("m", two, pinned=True)
+        assert store.refs() == (Ref("m", two, pinned=True),)
 
     # -- versions
 

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,35 @@ def test_a_ref_to_a_version_that_is_gone_is_dropped(store, folder):
     with DiskStore.open(folder) as again:
         assert again.refs() == ()
     assert names(folder, "meetings") == []
+
+
+def test_no_change_of_a_ref_is_lost_between_processes(store, folder):
+    digest = fill_whole(store, package()).digest
+    store.set_ref(Ref("m", digest, title="0"))
+    stores = [store, DiskStore.open(folder)]  # which share nothing but the folder, like two processes
+
+    def count(one: DiskStore) -> None:
+        for _ in range(20):
+            one.change_ref("m", lambda ref: replace(ref, title=str(int(ref.title) + 1)))
+
+    threads = [threading.Thread(target=count, args=(one,)) for one in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with DiskStore.open(folder) as opened:
+        assert opened.ref("m") == Ref("m", digest, title="40")
+    stores[1].close()
+
+
+def test_a_change_knows_what_another_process_has_stored_and_written(store, folder):
+    with DiskStore.open(folder) as other:
+        digest = fill_whole(other, package()).digest
+        other.set_ref(Ref("m", digest, pinned=True))
+    assert store.ref("m") is None
+    changed = store.change_ref("m", lambda ref: replace(ref, title="t"))
+    assert changed == store.ref("m") == Ref("m", digest, "t", pinned=True)
+    assert store.holds(digest)
 
 
 def test_the_id_inside_a_ref_decides(store, folder):

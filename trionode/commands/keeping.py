@@ -69,7 +69,8 @@ def _set_pin(word: str, storage_path: StoragePath, config: Config, *, pinned: bo
             )
         for ref in found.refs:
             if ref.pinned != pinned:
-                store.set_ref(replace(ref, pinned=pinned))
+                # Of the ref as it is by now: a running node may just be switching it.
+                store.change_ref(ref.meeting_id, lambda now: None if now is None else replace(now, pinned=pinned))
     meetings = [ref.meeting_id for ref in found.refs]
     if as_json:
         print_json({"version": found.digest, "meetings": meetings, "pinned": pinned})

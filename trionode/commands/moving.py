@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -77,17 +77,20 @@ def import_package(
     settings = settings_of(storage_path, config)
     with open_storage(settings) as store:
         manifest = _store_file(store, package)
-        before = store.ref(meeting) or Ref(meeting, manifest.digest, in_progress=False)
-        ref = Ref(
-            meeting,
-            manifest.digest,
-            before.title if title is None else one_line(title),
-            before.in_progress,
-            before.pinned or pin,
-            time.time() if before.digest != manifest.digest or not before.switched_at else before.switched_at,
-            before.ended_at,
-        )
-        store.set_ref(ref)
+
+        def switch(before: Ref | None) -> Ref:
+            before = before or Ref(meeting, manifest.digest, in_progress=False)
+            switched = before.digest != manifest.digest or not before.switched_at
+            return replace(
+                before,
+                digest=manifest.digest,
+                title=before.title if title is None else one_line(title),
+                pinned=before.pinned or pin,
+                switched_at=time.time() if switched else before.switched_at,
+            )
+
+        ref = store.change_ref(meeting, switch)
+        assert ref is not None, "what is switched is there"
     if as_json:
         print_json({"meeting": meeting, "version": manifest.digest, "size": manifest.size, "pinned": ref.pinned})
     else:

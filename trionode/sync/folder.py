@@ -6,6 +6,7 @@ has moved, its names are compared with what the store knows. Only a difference h
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 1.0
 """A command's work is seen by the node before its user has typed the next one. Two `stat` calls."""
+
+TICK_NS = 20_000_000
+"""Twice the longest tick of a Linux clock that file times are taken from (100 Hz)."""
 
 _log = structlog.get_logger("trionode.folder")
 
@@ -59,10 +63,12 @@ class Folder:
     def _take_over(self) -> bool:
         # Before the names are read: what changes while they are is looked at next time.
         seen = self._times()
+        # Two changes within one tick of the kernel's clock have the same time: what is so young is looked at again.
+        settled = not 0 <= time.time_ns() - max(seen) < TICK_NS
         different = self._differs()
         if different:
             self._store.refresh()
-        self._seen = seen
+        self._seen = seen if settled else None
         return different
 
     def _differs(self) -> bool:

@@ -7,14 +7,13 @@ what is going on. States and plans are decided in `plan`; here they are carried 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from store import NeverFits, Ref, StoreError, VersionMissing
+from store import NeverFits, StoreError
 
 from ..errors import FillFailed, NodeError, OriginError
 from ..signals import Request
@@ -24,6 +23,7 @@ from .healing import Healer
 from .meeting import Meeting, note_failure
 from .members import count_members
 from .plan import Check, Event, Look, Seen, State, move, plan_look, retry_seconds
+from .refs import RefKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -78,14 +78,11 @@ class Meetings:
         self._notice = notice
         self.healer = Healer(store, master, self.withdraw)
         self._meetings: dict[str, Meeting] = {}
+        self._refs = RefKeeper(store, self._meetings, notice)
         self._seen: Seen | None = None
-        self._refs_owed = False
-        self._refs_error = ""
         self._looked_at = -inf
         self._look_failure: NodeError | None = None
         self._look_lock = trio.Lock()
-        # Held from the reading of a ref to the writing of it: the write is in a thread, and others come between.
-        self._ref_lock = trio.Lock()
 
     # -- What others read
 
@@ -161,39 +158,8 @@ class Meetings:
             self.want(self._meetings[meeting_id], check)
         if plan.ended or plan.checks or first:
             self.changed.ask()
-            self._refs_owed = True
-        if self._refs_owed:
-            await self._keep_refs()
-
-    async def _keep_refs(self) -> None:
-        """Write into the refs which meetings have ended: their versions may go after a grace time.
-
-        What cannot be written now is owed, and written after a later look: a disk that takes no more still serves.
-        """
-        self._refs_owed = False
-        try:
-            await self._notice()
-            for meeting_id in [ref.meeting_id for ref in self.store.refs()]:
-                async with self._ref_lock:
-                    await self._keep_ref(meeting_id)
-        except Exception as error:  # noqa: BLE001 - what only tidies up must not take the node down
-            self._refs_owed = True
-            if str(error) != self._refs_error:
-                _log.exception("the refs cannot be brought up to date now")
-            self._refs_error = str(error)
-        else:
-            self._refs_error = ""
-
-    async def _keep_ref(self, meeting_id: str) -> None:
-        # Read under the lock: what was switched since the refs were listed stays so.
-        ref = self.store.ref(meeting_id)
-        in_progress = meeting_id in self._meetings
-        if ref is not None and ref.in_progress != in_progress:
-            ref = replace(ref, in_progress=in_progress, ended_at=0.0 if in_progress else time.time())
-            try:
-                await trio.to_thread.run_sync(self.store.set_ref, ref)
-            except VersionMissing:
-                _log.info("a version went while its ref was written", meeting=meeting_id, version=ref.digest)
+            self._refs.owed = True
+        await self._refs.keep()
 
     # -- Checks and fills
 
@@ -299,19 +265,8 @@ class Meetings:
         """Switch the meeting to `digest`, and only then promise it; a doubt that came meanwhile is checked again."""
         if not await self.is_whole(digest):
             raise FillFailed("what is stored is damaged, and cannot be repaired now")
-        await self._notice()
-        async with self._ref_lock:
-            if self._meetings.get(meeting.id, meeting) is not meeting:
-                return  # It has ended and started again, and what is current now is for its successor to find.
-            before = self.store.ref(meeting.id) or Ref(meeting.id, digest)
-            in_progress = meeting.id in self._meetings
-            now = replace(before, digest=digest, title=meeting.title, in_progress=in_progress)
-            if now.digest != before.digest or not now.switched_at:
-                now = replace(now, switched_at=time.time())
-            if now.in_progress != before.in_progress:
-                now = replace(now, ended_at=0.0 if in_progress else time.time())
-            if now != before:
-                await trio.to_thread.run_sync(self.store.set_ref, now)
+        if not await self._refs.switch(meeting, digest):
+            return
         with self.store.lease(digest) as lease:
             meeting.file_count = await trio.to_thread.run_sync(count_members, lease)
         meeting.reason = ""
