@@ -19,7 +19,7 @@ from hypercorn.utils import wrap_app
 
 from trionode.server import connection, sendfile
 from trionode.server.patience import Patience
-from trionode.server.sendfile import FREE_BYTES, WINDOW_BYTES, SendTurns, ShortFile, send_bytes, send_file
+from trionode.server.sendfile import FREE_BYTES, WINDOW_BYTES, SendTurns, ShortFile, send_bytes, send_copied, send_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -48,20 +48,32 @@ def pair(buffer: int | None = None) -> tuple[trio.SocketStream, trio.SocketStrea
     return tuple(trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (one, other))  # type: ignore[return-value]
 
 
+async def send_without_copying(ours: trio.SocketStream, fd: int, offset: int, count: int, **options: Any) -> None:
+    await send_file(ours.socket, fd, offset, count, options.pop("turns", SendTurns()), **options)
+
+
+async def send_by_copying(ours: trio.SocketStream, fd: int, offset: int, count: int, **options: Any) -> None:
+    await send_copied(ours, fd, offset, count, options.pop("turns", SendTurns()), piece=100_000, **options)
+
+
+both_ways = pytest.mark.parametrize("send_it", [send_without_copying, send_by_copying])
+
+
 async def read_all(stream: trio.SocketStream) -> bytes:
     return b"".join([part async for part in stream])
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("offset", "count"), [(0, None), (0, 1), (1, FREE_BYTES), (FREE_BYTES - 1, 2), (777, 2 * WINDOW_BYTES)]
 )
-async def test_a_file_arrives_as_it_is(file: int, content: bytes, offset: int, count: int | None):
+async def test_a_file_arrives_as_it_is(file: int, content: bytes, offset: int, count: int | None, send_it: Any):
     count = len(content) if count is None else count
     ours, theirs = pair()
     async with ours, theirs, trio.open_nursery() as nursery:
 
         async def send() -> None:
-            await send_file(ours.socket, file, offset, count, SendTurns())
+            await send_it(ours, file, offset, count)
             await ours.send_eof()
 
         nursery.start_soon(send)
@@ -69,7 +81,10 @@ async def test_a_file_arrives_as_it_is(file: int, content: bytes, offset: int, c
     assert os.lseek(file, 0, os.SEEK_CUR) == 0
 
 
-async def test_pages_that_are_not_in_memory_are_brought_in(file: int, content: bytes, monkeypatch: pytest.MonkeyPatch):
+@both_ways
+async def test_pages_that_are_not_in_memory_are_brought_in(
+    file: int, content: bytes, monkeypatch: pytest.MonkeyPatch, send_it: Any
+):
     brought: list[tuple[int, int]] = []
     real = sendfile.bring_in
 
@@ -83,7 +98,7 @@ async def test_pages_that_are_not_in_memory_are_brought_in(file: int, content: b
     async with ours, theirs, trio.open_nursery() as nursery:
 
         async def send() -> None:
-            await send_file(ours.socket, file, 0, len(content), SendTurns())
+            await send_it(ours, file, 0, len(content))
             await ours.send_eof()
 
         nursery.start_soon(send)
@@ -92,22 +107,59 @@ async def test_pages_that_are_not_in_memory_are_brought_in(file: int, content: b
     assert all(size <= WINDOW_BYTES for _, size in brought)
 
 
-async def test_a_file_that_is_cut_is_noticed(file: int, content: bytes):
+class Watched:
+    """A file that is found changed once, and is made right."""
+
+    def __init__(self, change_at: int) -> None:
+        self.sent = 0
+        self.made_right = 0
+        self._change_at = change_at
+
+    @property
+    def trusted(self) -> bool:
+        return self.made_right > 0 or self.sent < self._change_at
+
+    async def ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.made_right += 1
+
+    def moved(self, count: int) -> None:
+        self.sent += count
+
+
+@both_ways
+async def test_bytes_that_are_not_known_to_be_right_wait_until_they_are(file: int, content: bytes, send_it: Any):
+    watched = Watched(WINDOW_BYTES)
+    ours, theirs = pair()
+    async with ours, theirs, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await send_it(ours, file, 0, len(content), checked=watched)
+            await ours.send_eof()
+
+        nursery.start_soon(send)
+        assert await read_all(theirs) == content
+    assert (watched.sent, watched.made_right) == (len(content), 1)
+
+
+@both_ways
+async def test_a_file_that_is_cut_is_noticed(file: int, content: bytes, send_it: Any):
     ours, theirs = pair()
     async with ours, theirs, trio.open_nursery() as nursery:
         nursery.start_soon(read_all, theirs)
         with pytest.raises(ShortFile):
-            await send_file(ours.socket, file, 0, len(content) + 1, SendTurns())
+            await send_it(ours, file, 0, len(content) + 1)
         await ours.send_eof()
 
 
-async def test_a_client_that_leaves_is_noticed_and_gives_its_turn_back(file: int, content: bytes):
+@both_ways
+async def test_a_client_that_leaves_is_noticed_and_gives_its_turn_back(file: int, content: bytes, send_it: Any):
     turns = SendTurns(1)
     ours, theirs = pair(4096)
     async with ours:
         await theirs.aclose()
         with pytest.raises(trio.BrokenResourceError):
-            await send_file(ours.socket, file, 0, len(content), turns)
+            await send_it(ours, file, 0, len(content), turns=turns)
         with trio.fail_after(5):
             async with turns:
                 pass
@@ -126,7 +178,8 @@ async def test_a_client_that_stops_reading_is_given_up(file: int, content: bytes
             await sending[sender]()
 
 
-async def test_cancelled_at_any_moment_a_turn_is_free_again(file: int, content: bytes):
+@both_ways
+async def test_cancelled_at_any_moment_a_turn_is_free_again(file: int, content: bytes, send_it: Any):
     for moment in range(40):
         turns = SendTurns(1)
         ours, theirs = pair(4096)
@@ -140,7 +193,7 @@ async def test_cancelled_at_any_moment_a_turn_is_free_again(file: int, content: 
 
                 nursery.start_soon(read_some, theirs)
                 nursery.start_soon(cancel_later)
-                await send_file(ours.socket, file, 0, len(content), turns)
+                await send_it(ours, file, 0, len(content), turns=turns)
             with trio.fail_after(5):
                 async with turns:
                     pass

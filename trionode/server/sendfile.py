@@ -116,6 +116,43 @@ async def send_file(
             looked = -1  # that may have taken long
 
 
+async def send_copied(
+    stream: trio.abc.SendStream,
+    fd: int,
+    offset: int,
+    count: int,
+    turns: SendTurns,
+    *,
+    piece: int,
+    already_sent: int = 0,
+    checked: Checked | None = None,
+) -> None:
+    """Send as `send_file` does, through a stream that has to see the bytes, such as TLS: read in pieces of that size.
+
+    A piece is small enough to be still in the processor's cache when it is encrypted. Patience is the stream's own.
+    """
+    end = offset + count
+    free = offset + max(0, FREE_BYTES - already_sent)
+    while offset < end:
+        window = min(piece, end - offset)
+        if offset >= free:
+            # A turn only to begin with: the piece is encrypted at once, and then waits for its client.
+            async with turns:
+                pass
+        if not in_memory(fd, offset, window):
+            await bring_in(fd, offset, window)
+        data = os.pread(fd, window, offset)
+        if checked is not None and not checked.trusted:
+            await checked.ready()
+            continue
+        if len(data) < window:
+            raise ShortFile(f"the file ends at {offset + len(data)}")
+        await stream.send_all(data)
+        offset += window
+        if checked is not None:
+            checked.moved(window)
+
+
 def _send_checked(socket: trio.socket.SocketType, fd: int, offset: int, window: int, checked: Checked | None) -> int:
     """Do as `_send_some`, or send nothing and return -1 when the bytes are not known to be right."""
     if checked is None:
