@@ -15,25 +15,27 @@ import trio
 from structlog.testing import capture_logs
 
 from master_shim.asgi import MAX_BODY_BYTES
-from store import DiskStore, Ref
+from store import DiskStore, NeverFits, Ref
 from store.reading import split_file
 from tests.support.packages import make_documents, make_package
 from trionode.delivery.admission import Downloads
 from trionode.delivery.checked import CheckedLease
 from trionode.delivery.source import acquire
-from trionode.errors import OriginUnreachable
+from trionode.errors import OriginError, OriginUnreachable
 from trionode.metrics import Sample
 from trionode.sync.eviction import Evictor
 from trionode.sync.healing import Healer
 from trionode.sync.heartbeat import MAX_TICKETS, Pulse
 from trionode.sync.meetings import Meetings
-from trionode.sync.plan import Look, State
+from trionode.sync.plan import Check, Look, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from store import Digest, Manifest, Usage
+    from trionode.sync.fetch import MakeRoom
+    from trionode.sync.meeting import Meeting
 
 PATIENCE = 0.5
 """What a call to a silent master takes, in place of `sources.CALL_SECONDS`."""
@@ -80,8 +82,8 @@ def put(store: DiskStore, tmp_path: Path, size: int) -> Manifest:
 
 
 @asynccontextmanager
-async def meetings_of(store: DiskStore, master: Says) -> AsyncIterator[Meetings]:
-    meetings = Meetings(store, master, Random(1), no_room)  # type: ignore[arg-type]
+async def meetings_of(store: DiskStore, master: Says, make_room: MakeRoom = no_room) -> AsyncIterator[Meetings]:
+    meetings = Meetings(store, master, Random(1), make_room)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         meetings.nursery = nursery
         yield meetings
@@ -339,6 +341,76 @@ async def test_what_an_ended_meeting_still_fetches_leaves_its_successors_ref_alo
         ref = store.ref("m")
         assert ref is not None
         assert (ref.digest, ref.in_progress, ref.ended_at) == (new, True, 0.0)
+
+
+class Streams(Says):
+    """A legacy master: no manifests, and packages whose length it does not say."""
+
+    protocol = 0
+    token = "t"
+
+    def __init__(self, package: Path) -> None:
+        super().__init__()
+        self.package_path = package
+        self.sent: list[int] = []
+
+    async def look(self) -> Look:
+        return Look(self.token, {"m": "m"})
+
+    async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        raise OriginError("there is no such route", 404)
+
+    @asynccontextmanager
+    async def package(self, meeting_id: str) -> AsyncIterator[_Body]:
+        self.sent.append(0)
+        yield _Body(self)
+
+
+class _Body:
+    size = None
+
+    def __init__(self, master: Streams) -> None:
+        self._master = master
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._master.package_path.open("rb") as file:
+            while data := file.read(64 << 10):
+                self._master.sent[-1] += len(data)
+                yield data
+                await trio.lowlevel.checkpoint()
+
+
+# Of a body that is not read to its end the generator is left to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_what_never_fitted_is_not_streamed_again_until_something_has_changed(tmp_path: Path):
+    package = make_package(tmp_path / "p.zip", make_documents(1, 3_000_000), level=0)
+    store = DiskStore.open(tmp_path / "storage", max_bytes=1_000_000)
+    master = Streams(package.path)
+
+    async def until_checked(meetings: Meetings, meeting: Meeting, times: int) -> None:
+        for _ in range(times):
+            before = meeting.checked_at
+            meetings.want(meeting, Check.CERTAIN)
+            while meeting.checked_at == before:
+                await trio.sleep(0.01)
+            assert isinstance(meeting.lacks, NeverFits)
+
+    async with meetings_of(store, master, Evictor(store).make_room) as meetings:
+        with trio.fail_after(30):
+            await meetings.look()
+            meeting = meetings.get("m")
+            assert meeting is not None
+            await until_checked(meetings, meeting, 3)
+            assert len(master.sent) == 1
+            assert 900_000 < master.sent[0] < 1_500_000
+            master.token = "u"  # which may mean that it was built anew, and smaller
+            await meetings.look()
+            await until_checked(meetings, meeting, 3)
+            assert len(master.sent) == 2
+            store.set_limits(max_bytes=4_000_000, min_free_bytes=0)
+            meetings.want(meeting, Check.CERTAIN)
+            await until_current(meetings, "m")
+        assert master.sent[2:] == [package.path.stat().st_size]
 
 
 async def test_a_disk_that_takes_no_more_writes_ends_nothing(tmp_path: Path):

@@ -35,6 +35,8 @@ class Meeting:
     unbuilt: bool = False
     lacks: NoSpace | None = None
     """The room that the last check lacked, if it was that: `NeverFits`, or for now."""
+    outgrew: tuple[str | None, int] | None = None
+    """The token with which a package of unknown length never fitted, and to how many bytes it had come."""
     confirmed: Digest | None = None
     """What the last check that ended well found current."""
     failures: int = 0

@@ -233,7 +233,16 @@ class Meetings:
                 if await begins_alike(self._master, meeting.id, stored):
                     await self._confirm(meeting, known)
                     return
-        manifest = await self._fill(meeting, None)
+        token = self.token
+        if meeting.outgrew is not None and meeting.outgrew[0] == token:
+            # Nothing says that it was built anew, so it would be streamed to where it did not fit the last time.
+            await self._make_room(meeting.outgrew[1])
+        try:
+            manifest = await self._fill(meeting, None)
+        except NeverFits as error:
+            meeting.outgrew = (token, error.needed)
+            raise
+        meeting.outgrew = None
         await self._confirm(meeting, manifest.digest)
 
     async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
