@@ -235,11 +235,12 @@ class Store(Protocol):
     def scan(self, digest: Digest) -> Generator[Scanned, None, None]:
         """Hash every piece again, a step (about 1 MiB) at a time, so that the caller sets the pace. *Reads*.
 
-        Yields each bad piece as soon as it is met; from then on the version is not trusted, until it is repaired,
-        which may be done between two steps. Ends when the whole is right: the version is then trusted and counts as
-        checked now. Else raises `PackageCorrupt` at the end, with the chunks that are still bad. Raises
-        `VersionMissing` at the first step. One thread at a time may advance it; closed before its end, it gives its
-        lease back. Does not count as use; evicted meanwhile, the version is read to its end all the same.
+        Yields each bad piece as soon as it is met, be it wrong or not given back by the disk (EIO); from then on the
+        version is not trusted, until it is repaired, which may be done between two steps. Ends when the whole is right:
+        the version is then trusted and counts as checked now. Else raises `PackageCorrupt` at the end, with the chunks
+        that are still bad. Raises `VersionMissing` at the first step. One thread at a time may advance it; closed
+        before its end, it gives its lease back. Does not count as use; evicted meanwhile, the version is read to its
+        end all the same.
         """
         ...
 

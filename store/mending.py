@@ -6,6 +6,7 @@ sees bad bytes turn right and never the reverse, and bytes it has hashed and fou
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from bisect import bisect_left
@@ -81,11 +82,19 @@ def examine(reader: ReadInto, manifest: Manifest) -> Generator[Scanned, None, bo
 
 
 def _piece_is_right(reader: ReadInto, piece: Chunk | Literal, buffer: memoryview, whole: blake3) -> bool:
-    """Tell whether a reader has a piece, hashing its bytes into `whole` on the way."""
+    """Tell whether a reader has a piece, hashing its bytes into `whole` on the way.
+
+    One whose blocks the disk does not give back is bad like any other: written anew, they are mapped to good ones.
+    """
     hasher = blake3()
     done = 0
     while done < piece.size:
-        got = reader(buffer[: piece.size - done], piece.offset + done)
+        try:
+            got = reader(buffer[: piece.size - done], piece.offset + done)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False
         if got <= 0:
             return False
         hasher.update(buffer[:got])

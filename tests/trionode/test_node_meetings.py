@@ -417,7 +417,7 @@ async def test_a_disk_that_takes_no_more_writes_ends_nothing(tmp_path: Path):
     store = Faulty.open(tmp_path / "storage")
     manifest = put(store, tmp_path, 200_000)
     broken = OSError(errno.EIO, "no block comes back")
-    store.faults = dict.fromkeys(("verify", "remove", "usage"), broken)
+    store.faults = dict.fromkeys(("verify", "repair", "remove", "usage"), broken)
     lost: list[Digest] = []
     healer = Healer(store, Says(), lost.append)  # type: ignore[arg-type]
     with store._layout.package(manifest.digest).open("r+b") as file:

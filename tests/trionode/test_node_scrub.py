@@ -20,6 +20,7 @@ from hypercorn.trio import serve as hypercorn_serve
 
 from master_shim import DirectoryPackages, MasterShim
 from store import Digest, DiskStore, Manifest, MemoryStore, split_file
+from store.filesystem import FileSystem
 from tests.store.samples import fill_whole, make_zip
 from tests.store.samples import package as make_bytes
 from tests.support.nodes import BIN, digest_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from store import Store
     from tests.fakes.running import FakeFactory
     from tests.support.nodes import OurNode
     from tests.support.packages import Package
@@ -74,7 +76,7 @@ def damage(store: MemoryStore, digest: Digest, offset: int) -> None:
         os.pwrite(lease.fileno(), bytes([byte ^ 1]), offset)
 
 
-def scrubber_of(store: MemoryStore, origin: Origin, tmp_path: Path, **options: Any) -> tuple[Scrubber, list[Digest]]:
+def scrubber_of(store: Store, origin: Origin, tmp_path: Path, **options: Any) -> tuple[Scrubber, list[Digest]]:
     lost: list[Digest] = []
     healer = Healer(store, origin, lost.append)  # type: ignore[arg-type]
     options = {"rate": 1 << 40, "promised": list, "recheck_seconds": 0.0, **options}
@@ -174,6 +176,55 @@ async def test_a_file_the_disk_does_not_give_back_goes(tmp_path: Path):
     scrubber, lost = scrubber_of(store, Origin(), tmp_path)
     assert not await scrubber._healer.ensure(digest)
     assert (lost, store.versions()) == ([digest], [])
+
+
+class BadBlocks(FileSystem):
+    """A file system that does not give the bytes at `at` back until they are written anew; or never does."""
+
+    def __init__(self) -> None:
+        self.at: int | None = None
+        self.for_good = False
+
+    def read_into(self, fd: int, view: memoryview, offset: int) -> int:
+        if self.at is not None and offset <= self.at < offset + len(view):
+            if offset < self.at:  # what comes before is read, as by a disk
+                return super().read_into(fd, view[: self.at - offset], offset)
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read_into(fd, view, offset)
+
+    def write_at(self, fd: int, data: Any, offset: int) -> None:
+        if self.at is not None and offset <= self.at < offset + len(data) and not self.for_good:
+            self.at = None
+        super().write_at(fd, data, offset)
+
+
+@pytest.mark.parametrize("how", ["scrubbed", "asked for"])
+async def test_a_chunk_the_disk_does_not_give_back_is_fetched_anew_and_no_other(tmp_path: Path, how: str):
+    data = make_bytes()
+    fs, origin = BadBlocks(), Origin(data)
+    with DiskStore.open(tmp_path / "storage", fs=fs) as store:
+        manifest = fill_whole(store, data)
+    # Opened again, so that nothing is trusted yet.
+    with DiskStore.open(tmp_path / "storage", fs=fs) as store:
+        chunk = manifest.chunks[1]
+        fs.at = chunk.offset + 10
+        scrubber, lost = scrubber_of(store, origin, tmp_path)
+        assert await (scrubber.scrub if how == "scrubbed" else scrubber._healer.ensure)(manifest.digest)
+        assert (origin.asked, lost) == ([(chunk.offset, chunk.offset + chunk.size)], [])
+        with store.lease(manifest.digest) as lease:
+            assert lease.trusted
+
+
+async def test_a_version_whose_blocks_stay_bad_goes(tmp_path: Path):
+    data = make_bytes()
+    fs = BadBlocks()
+    with DiskStore.open(tmp_path / "storage", fs=fs) as store:
+        manifest = fill_whole(store, data)
+        fs.at, fs.for_good = manifest.chunks[1].offset + 10, True
+        scrubber, lost = scrubber_of(store, Origin(data), tmp_path)
+        assert not await scrubber.scrub(manifest.digest)
+        assert (lost, store.versions()) == ([manifest.digest], [])
+        assert scrubber._healer.health.unrepairable == 1
 
 
 async def test_the_oldest_check_comes_first_over_restarts(tmp_path: Path):

@@ -84,7 +84,11 @@ class Healer:
                 _log.error("a stored version is damaged", version=digest, why=str(error))
                 return await self._heal(digest)
             except OSError as error:
-                return await self._unreadable(digest, error)
+                _log.error("a stored version cannot be read", version=digest, why=str(error))
+                if error.errno == errno.EIO:
+                    return await self._heal(digest)
+                self._lost(digest)
+                return False
 
     def _is_trusted(self, digest: Digest) -> bool:
         try:
@@ -99,32 +103,28 @@ class Healer:
         except VersionMissing:
             pass
         except CannotRepair as error:
-            self.health.unrepairable += 1
-            _log.error("a damaged version cannot be repaired and is removed", version=digest, why=str(error))
-            await self._remove(digest)
+            await self._give_up(digest, error)
         except (OriginUnreachable, OriginError, ChunkMismatch, NoSpace, OSError) as error:
-            self.health.unrepaired += 1
-            _log.error("a damaged version cannot be repaired now and is not served", version=digest, why=str(error))
+            if isinstance(error, OSError) and error.errno == errno.EIO:
+                # Not even written anew is it given back: the whole, fetched anew, gets other blocks.
+                await self._give_up(digest, error)
+            else:
+                self.health.unrepaired += 1
+                _log.error("a damaged version cannot be repaired now and is not served", version=digest, why=str(error))
         else:
             return True
         self._lost(digest)
         return False
 
-    async def _unreadable(self, digest: Digest, error: OSError) -> bool:
-        """Give up a file whose blocks the disk does not give back: fetched anew it gets others."""
-        _log.error("a stored version cannot be read", version=digest, why=str(error))
-        if error.errno == errno.EIO:
-            self.health.unrepairable += 1
-            await self._remove(digest)
-        self._lost(digest)
-        return False
-
-    async def _remove(self, digest: Digest) -> None:
+    async def _give_up(self, digest: Digest, error: Exception) -> None:
+        """Remove a version that cannot be made whole."""
+        self.health.unrepairable += 1
+        _log.error("a damaged version cannot be repaired and is removed", version=digest, why=str(error))
         try:
             await trio.to_thread.run_sync(self._store.remove, digest)
-        except OSError as error:
+        except OSError as failure:
             # A disk that fails often takes no more writes. The version stays, and is not served.
-            _log.error("a damaged version cannot be removed now", version=digest, why=str(error))
+            _log.error("a damaged version cannot be removed now", version=digest, why=str(failure))
 
     async def repair(self, digest: Digest) -> int:
         """Look a version over and put right what is bad, until it is trusted; return how many pieces were repaired.
