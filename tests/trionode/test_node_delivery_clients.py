@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,3 +86,17 @@ async def test_wget_and_curl_go_on_where_they_were_cut_off(
         assert run(spawn, saved, *command) == big.digest
     rest = 2 * (big.size - len(beginning))
     assert (await node.status())["bytes_sent"] == rest, "only what was missing was sent"
+
+
+@pytest.mark.parametrize("protocol", [("--h1",), ("-p", "h2c")])
+async def test_h2load_takes_every_answer_for_a_good_one(
+    spawn: Spawner, master: ShimMaster, start_node: StartNode, big: Package, protocol: tuple[str, ...]
+):
+    node = start_node(master.url)
+    await node.until_synced("big")
+    process = spawn("h2load", *protocol, "-n", "40", "-c", "8", "-m", "4", node.package_url("big"))
+    assert process.wait(within=60) == 0, process.log()
+    assert "40 total, 40 started, 40 done, 40 succeeded, 0 failed, 0 errored" in process.log()
+    taken = re.search(r"\((\d+)\) data$", process.log(), re.MULTILINE)
+    assert taken is not None
+    assert int(taken[1]) == 40 * big.size

@@ -298,9 +298,32 @@ async def test_the_extension_frames_as_a_body_in_memory_would_be(file: int, cont
             port, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         )
     assert app.offered == [True] * 3
-    assert head.startswith(b"HTTP/1.1 200")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert (body if length else dechunked(body)) == content
     assert twice.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(404, b"404 Not Found"), (416, b"416 "), (503, b"503 Service Unavailable"), (599, b"599 ")],
+)
+async def test_a_status_has_its_reason_and_a_body_that_looks_like_a_head_is_left_alone(status: int, line: bytes):
+    looks_like_a_head = b"HTTP/1.1 200 \r\n\r\n"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await Sending(0, count=0, length=True, last=True)(scope, receive, send)
+            return
+        length = str(2 * len(looks_like_a_head)).encode()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", length)]})
+        for more in (True, False):
+            await send({"type": "http.response.body", "body": looks_like_a_head, "more_body": more})
+
+    async with serving(app) as port:
+        head, _, body = (await ask(port, LAST_REQUEST)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + line)
+    assert body == 2 * looks_like_a_head
 
 
 def dechunked(body: bytes) -> bytes:

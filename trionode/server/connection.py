@@ -11,6 +11,7 @@ With another one nothing is installed, one warning is written, and packages go o
 from __future__ import annotations
 
 import functools
+import http
 import resource
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -65,6 +66,13 @@ REFUSAL = (
 """What a client over the limit hears. A tablet goes on to the next node after it, as after a closed connection, but a
 proxy or a browser would try a connection that was just closed once more, here and at once."""
 
+REASONS = {str(status.value).encode(): status.phrase.encode() for status in http.HTTPStatus}
+"""What follows the status in the first line of an answer. RFC 9112 lets it be empty, as Hypercorn has it, and wants
+clients to ignore it; some take an answer without it for a failure (h2load)."""
+
+_STATUS = slice(9, 12)
+_AFTER_STATUS = slice(12, 15)
+
 LINGER_SECONDS = 1.0
 """How long a refused client gets to read that: closed with its request unread, TCP would take the answer back."""
 
@@ -113,6 +121,8 @@ class Connection(TCPServer):
             self.stream.transport_stream = patient  # type: ignore[assignment]
         self._sent = 0
         """Bytes of files in the current response: the first of each go out without waiting for a turn."""
+        self._in_head = False
+        """Whether what is written now is the head of a response."""
 
     async def run(self) -> None:
         """Serve the connection; when the server cancels it, close it without waiting for the client.
@@ -187,7 +197,11 @@ class Connection(TCPServer):
         if message["type"] != ZERO_COPY:
             if message["type"] == "http.response.start":
                 self._sent = 0
-            await send(message)
+                self._in_head = True
+            try:
+                await send(message)
+            finally:
+                self._in_head = False
             return
         await self._send_file(message["file"], message["offset"], message["count"])
         if not message.get("more_body", False):
@@ -246,7 +260,7 @@ class Connection(TCPServer):
             await super().protocol_send(event)
         elif event.data:
             async with self._writing():
-                await self._write(event.data)
+                await self._write(_with_reason(event.data) if self._in_head else event.data)
 
     async def _write(self, data: bytes) -> None:
         """Write `data` whole, through TLS in pieces. Errors as `send_file`."""
@@ -300,6 +314,13 @@ class _Writing(_ClosingWhenBroken):
             return await super().__aexit__(kind, error, traceback)
         finally:
             self._connection.send_lock.release()
+
+
+def _with_reason(head: bytes) -> bytes:
+    """Put the reason into the head of an HTTP/1.1 response that has none."""
+    if head[_AFTER_STATUS] != b" \r\n":
+        return head
+    return head[: _AFTER_STATUS.start + 1] + REASONS.get(head[_STATUS], b"") + head[_AFTER_STATUS.start + 1 :]
 
 
 class _Sized:
