@@ -71,6 +71,8 @@ def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
                 _log.info("listening", **name_of(listener), address=settings.node_address)
             if settings.workers == 1:
                 return _run(settings, reread, sockets, None)
+            # Before the fork: what the garbage collector never touches stays shared between the workers.
+            _keep_what_is_there()
             return Supervisor(settings.workers, lambda line: _work(settings, reread, sockets, line)).run()
     except CannotListen as error:
         print(error, file=sys.stderr)
@@ -94,9 +96,7 @@ def _run(settings: Settings, reread: Callable[[], Settings], sockets: list[socke
     connection.install()
     connection.limits.take(settings)
     app.node.observers.append(connection.limits.take)
-    # What is there by now stays to the end: looking through it again and again for garbage cost 5 % of small answers.
-    gc.collect()
-    gc.freeze()
+    _keep_what_is_there()
     try:
         return trio.run(_serve, app, _hypercorn_config(settings), sockets, line)
     except LifespanFailureError:
@@ -105,6 +105,15 @@ def _run(settings: Settings, reread: Callable[[], Settings], sockets: list[socke
         if group.subgroup(LifespanFailureError) is None:
             raise
         return _explain_start(app)
+
+
+def _keep_what_is_there() -> None:
+    """Take all objects out of garbage collection.
+
+    They stay to the end, and looking through them again and again costs 5 % of small answers.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _explain_start(app: NodeApp) -> int:
