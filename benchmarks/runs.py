@@ -59,20 +59,37 @@ def _processor() -> str:
     return found[1].strip() if found else platform.machine()
 
 
+WORK = "run"
+"""The work of the rows that say which run it was."""
+
+
+def _rows_of(run: Run) -> list[Row]:
+    # The date and the machine are words, and a row has numbers: they are whose rows these are.
+    subject = f"{run.date}, {run.kernel}, Python {run.python}, {run.processor}"
+    values = [("cores", run.cores, "cores"), ("rounds", run.rounds, "rounds"), ("turn", run.seconds, "s")]
+    return [Row(WORK, subject, metric, value, unit) for metric, value, unit in values if value is not None]
+
+
+def _run_of(rows: Sequence[Row]) -> Run:
+    date, kernel, python, processor = rows[0].subject.split(", ", 3)
+    values = {row.metric: row.value for row in rows}
+    cores, rounds = int(values["cores"]), int(values["rounds"])
+    return Run(date, cores, processor, kernel, python.removeprefix("Python "), rounds, values.get("turn"))
+
+
 def write(run: Run, rows: Sequence[Row], path: Path) -> None:
-    """Write a JSON object: `run` with the keys of `Run`, and `rows`, an array of objects with the keys of `Row`.
+    """Write a JSON array of objects with the keys of `Row`; the first few say which run it was.
 
     Values have five digits that mean something, so that the file is read and compared easily.
     """
-    spelt = [{**asdict(row), "value": float(f"{row.value:.5g}")} for row in rows]
-    text = json.dumps({"run": asdict(run), "rows": spelt}, indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    spelt = [{**asdict(row), "value": float(f"{row.value:.5g}")} for row in [*_rows_of(run), *rows]]
+    path.write_text(json.dumps(spelt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> tuple[Run, list[Row]]:
     """Read what `write` has written. Raises `BenchmarkError` when it is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Run(**found["run"]), [Row(**row) for row in found["rows"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        return _run_of([row for row in found if row.work == WORK]), [row for row in found if row.work != WORK]
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise BenchmarkError(f"{path} holds no figures of a run: {error!r}") from error

@@ -6,8 +6,10 @@ for a test, so what is drawn is decided, and tested, without it.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,10 +54,13 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     rows = [Row("a work", "a subject", "a metric", 1.25, "MB/s")]
     runs.write(RUN, rows, file)
     assert runs.read(file) == (RUN, rows)
+    written = json.loads(file.read_text())
+    assert all(row.keys() == {"work", "subject", "metric", "value", "unit"} for row in written)
+    assert written[-1] == asdict(rows[0])
     assert str(RUN) == "2 cores (a processor), Linux 6.1, 2026-11-24; medians of 5 rounds of 3 s"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": {}, "rows": []}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '[{"work": "run"}]', '{"run": {}, "rows": []}'])
 def test_a_file_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(BenchmarkError, match=r"run\.json"):
