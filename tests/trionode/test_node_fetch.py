@@ -39,6 +39,8 @@ class Master:
         """At these offsets the connection is cut."""
         self.wrong_at: list[int] = []
         """A byte at these offsets is another."""
+        self.pause_at: set[int] = set()
+        """A piece ends at each of these offsets, too."""
 
     @asynccontextmanager
     async def package_range(self, digest: Digest, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -46,8 +48,9 @@ class Master:
         assert digest == digest_of(self.content)
 
         async def body() -> AsyncIterator[bytes]:
-            for offset in range(start, stop, PIECE_BYTES):
-                piece = range(offset, min(offset + PIECE_BYTES, stop))
+            ends = {*range(start + PIECE_BYTES, stop, PIECE_BYTES), *(at for at in self.pause_at if start < at < stop)}
+            for offset, end in pairwise((start, *sorted(ends), stop)):
+                piece = range(offset, end)
                 if cuts := [at for at in self.cut_at if at in piece]:
                     self.cut_at.remove(cuts[0])
                     raise OriginUnreachable("it was cut")
@@ -109,6 +112,15 @@ async def test_a_wrong_byte_costs_its_chunk_and_those_behind_it(tmp_path: Path, 
     wrong = next(c for c in filled.manifest.chunks if c.offset <= 4_000_000 < c.offset + c.size)
     assert [start for start, _ in filled.master.asked].count(wrong.offset) >= 1
     assert filled.active.error is None
+
+
+async def test_a_piece_may_end_between_two_chunks(tmp_path: Path, autojump_clock: MockClock):
+    filled = Filled(tmp_path, 10, 700_000)
+    ends = {chunk.offset + chunk.size for chunk in filled.manifest.chunks}
+    filled.master.pause_at = {end + 1 for end in ends - {chunk.offset for chunk in filled.manifest.chunks}}
+    autojump_clock.autojump_threshold = 0.2
+    await filled.run()
+    assert asked_again(filled.master.asked) == 0
 
 
 async def test_small_chunks_are_written_together_and_followers_hear_of_each_such_write(tmp_path: Path):

@@ -210,7 +210,8 @@ async def _fetch_chunks(
             if len(pending) >= min(enough, stop - start):
                 await _with_room(make_room, _write_chunks, fill, left, start, pending)
                 active.advance()
-                reached = left[0].offset if left else stop
+                # Between two chunks lies what nobody wants, of which only the beginning may have come.
+                reached = min(left[0].offset if left else stop, start + len(pending))
                 # Not cut off in place: where a write met an error, that may still hold on to the bytes.
                 pending, start = pending[reached - start :], reached
 
