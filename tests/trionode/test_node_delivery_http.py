@@ -9,10 +9,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import trio
 
 from tests.support.masters import ShimMaster
 from tests.support.multiparts import parse_multipart
 from tests.support.nodes import STARTS
+from tests.support.waiting import eventually
+from trionode.delivery.routes import meeting_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,6 +155,63 @@ async def test_options_says_what_may_be_asked(node: OurNode):
     assert (answer.status_code, answer.content) == (200, b"")
     assert {name.strip() for name in answer.headers["allow"].split(",")} == {"GET", "HEAD", "OPTIONS"}
     assert answer.headers["access-control-allow-origin"] == "*"
+
+
+PATH = "/api/v1/meetings/m1/download-package"
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "meeting"),
+    [
+        (PATH, "", "m1"),
+        ("/api/meetings/m1/download", "", "m1"),
+        (f"/mount{PATH}", "/mount", "m1"),
+        (PATH, "/mount", None),
+        (f"/mounted{PATH}", "/mount", None),
+        (f"http://node:8080{PATH}", "", "m1"),
+        (f"HTTPS://node/mount{PATH}", "/mount", "m1"),
+        (f"ftp://node{PATH}", "", None),
+        (f"{PATH}/", "", None),
+        (f"/{PATH}", "", None),
+        ("/api/v1/meetings//download-package", "", None),
+        ("/api/v1/meetings/a/b/download-package", "", None),
+        ("*", "", None),
+        ("", "", None),
+    ],
+)
+def test_which_package_is_asked_for(path: str, root_path: str, meeting: str | None):
+    assert meeting_of({"type": "http", "path": path, "root_path": root_path}) == meeting
+
+
+async def ask_raw(node: OurNode, head: str, body: bytes = b"") -> bytes:
+    """Send a request as it is, and return all that is said until the node closes."""
+    stream = await trio.open_tcp_stream("127.0.0.1", node.port)
+    with trio.fail_after(20):
+        async with stream:
+            await stream.send_all(f"{head}\r\nHost: x\r\nConnection: close\r\n".encode() + body)
+            return b"".join([part async for part in stream])
+
+
+@pytest.mark.parametrize("how", STARTS)
+async def test_a_body_that_nobody_wants_holds_up_neither_the_answer_nor_its_place(
+    master: ShimMaster, package: Package, start_node: StartNode, how: Start
+):
+    node = start_node(master.url, how=how)
+    await node.until_synced("m1")
+    # More pieces than a server's queue holds, which is 10.
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n" + 30 * b"1\r\na\r\n" + b"0\r\n\r\n"
+    said = await ask_raw(node, f"GET {PATH} HTTP/1.1", chunks)
+    assert said.partition(b"\r\n\r\n")[2] == package.path.read_bytes()
+
+    async def free_again() -> bool:
+        return (await node.status())["active_downloads"] == 0
+
+    await eventually(free_again, within=20)
+
+
+async def test_a_request_may_name_the_server_as_to_a_proxy(node: OurNode, package: Package):
+    said = await ask_raw(node, f"GET http://127.0.0.1:{node.port}{PATH} HTTP/1.1", b"\r\n")
+    assert said.partition(b"\r\n\r\n")[2] == package.path.read_bytes()
 
 
 async def test_conditions_on_several_lines_are_one_list(node: OurNode):

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     Application = Callable[[Any, Any, Any], Awaitable[None]]
     Source = CheckedLease | ActiveFill
 
+_ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
+"""What stands before the path where a request names the server, as to a proxy (RFC 9112, 3.2.2)."""
+
 _PATH = re.compile(r"/api/(?:v1/meetings/([^/]+)/download-package|meetings/([^/]+)/download)")
 
 METHODS = ("GET", "HEAD", "OPTIONS")
@@ -85,6 +88,11 @@ class Request:
         """The version that is asked for; None: the current one. Raises `InvalidDigest`."""
         return Digest(self.query["v"]) if "v" in self.query else None
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a body comes, or may come."""
+        return "content-length" in self.fields or "transfer-encoding" in self.fields
+
     @classmethod
     def of(cls, scope: Any, meeting: str) -> Request:
         """Make it from an ASGI scope."""
@@ -114,6 +122,17 @@ class Response:
     body: bytes | PackageBody = b""
 
 
+def meeting_of(scope: Any) -> str | None:
+    """Return the meeting whose package an ASGI scope asks for; None when it asks for something else."""
+    if scope["type"] != "http":
+        return None
+    path, root = scope["path"], scope.get("root_path", "")
+    if origin := _ORIGIN.match(path):
+        path = path[origin.end() :]
+    match = _PATH.fullmatch(path.removeprefix(root)) if path.startswith(root) else None
+    return None if match is None else match[1] or match[2]
+
+
 class PackageRoutes:
     """The ASGI application: it answers what is asked of packages, and hands everything else on to `rest`."""
 
@@ -123,20 +142,20 @@ class PackageRoutes:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
-        match = (
-            _PATH.fullmatch(scope["path"].removeprefix(scope.get("root_path", ""))) if scope["type"] == "http" else None
-        )
-        if match is None:
+        meeting = meeting_of(scope)
+        if meeting is None:
             await self._rest(scope, receive, send)
             return
-        request = Request.of(scope, match[1] or match[2])
+        request = Request.of(scope, meeting)
         # The lease and the place among the downloads are given back here, however it ends.
         with ExitStack() as stack:
             source = self._at_once(request)
             if source is not None:
                 stack.enter_context(source)
-            if source is not None and request.zero_copy and self._node.downloads.has_room:
-                # It waits for nothing but the client, and a client that has left shows when something is sent.
+            if source is not None and request.zero_copy and not request.has_body and self._node.downloads.has_room:
+                # It waits for nothing but the client, and a client that has left shows when something is sent. Not
+                # with a body, which somebody has to take: the server puts the end of the answer behind it in a short
+                # queue, and would wait for ever.
                 await self._respond(stack, request, source, send)
                 return
             async with trio.open_nursery() as nursery:
