@@ -39,12 +39,19 @@ class Master:
         """At these offsets the connection is cut."""
         self.wrong_at: list[int] = []
         """A byte at these offsets is another."""
+        self.sent: dict[int, int] = {}
+        """How many bytes of the range that begins there were sent."""
+        self.outstanding: list[list[tuple[int, int]]] = []
+        """At each request: of the ranges not yet sent whole, size and bytes sent."""
         self.pause_at: set[int] = set()
         """A piece ends at each of these offsets, too."""
 
     @asynccontextmanager
     async def package_range(self, digest: Digest, start: int, stop: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        going_on = [(stop - start, self.sent[start]) for start, stop in self.asked if self.sent[start] < stop - start]
+        self.outstanding.append(going_on)
         self.asked.append((start, stop))
+        self.sent[start] = 0
         assert digest == digest_of(self.content)
 
         async def body() -> AsyncIterator[bytes]:
@@ -59,6 +66,7 @@ class Master:
                     self.wrong_at.remove(at)
                     data[at - offset] ^= 1
                 await trio.lowlevel.checkpoint()
+                self.sent[start] += len(data)
                 yield bytes(data)
 
         yield body()
@@ -121,6 +129,18 @@ async def test_a_piece_may_end_between_two_chunks(tmp_path: Path, autojump_clock
     autojump_clock.autojump_threshold = 0.2
     await filled.run()
     assert asked_again(filled.master.asked) == 0
+
+
+async def test_the_next_range_is_asked_for_when_half_of_one_has_come(tmp_path: Path):
+    filled = Filled(tmp_path, 40, 300_000)
+    await filled.run()
+    first, *later = filled.master.outstanding
+    assert first == []
+    assert len(later) >= 4
+    assert any(later), "the line is not idle between two bodies"
+    # This master sends faster than anybody writes, so more than half may have come.
+    assert all(size / 2 <= sent for going_on in later for size, sent in going_on)
+    assert all(len(going_on) <= 1 for going_on in later)
 
 
 async def test_small_chunks_are_written_together_and_followers_hear_of_each_such_write(tmp_path: Path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, TypeVarTuple, Unpack
 
 import structlog
 import trio
@@ -38,8 +38,7 @@ GAP_BYTES = 1 << 10
 are in the manifest already, and which cost less once more than a request does."""
 
 LANES = 2
-"""Requests outstanding at the origin: while the next one of a lane is on its way there, the other's body keeps the line
-busy."""
+"""Requests outstanding at the origin: while the next one is on its way there, the other's body keeps the line busy."""
 
 TRIES = 6
 """How often one range is asked for in vain before the fill fails. The waits between add up to about half a minute."""
@@ -146,6 +145,35 @@ def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
         yield tuple(batch)
 
 
+class Turn:
+    """A lane's turn to ask the origin, passed on when half of what it asked for has come.
+
+    Two bodies that come at once share the line, and both are there late. So the next is asked for just early enough:
+    followers, who take a package in its order, get its last bytes sooner (200 clients on a line of 100 Mbit/s, 20 MB:
+    1.10 and not 1.13 times what the line takes).
+    """
+
+    def __init__(self, lock: trio.Lock) -> None:
+        self._lock = lock
+        self._held = False
+
+    def pass_on(self) -> None:
+        """Let the next lane ask. Doing so twice is no error."""
+        if self._held:
+            self._held = False
+            self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        """Wait for the turn."""
+        await self._lock.acquire()
+        self._held = True
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Pass it on, if that was not done yet."""
+        self.pass_on()
+
+
 async def _run_lanes(
     master: Master,
     fill: Fill,
@@ -160,13 +188,16 @@ async def _run_lanes(
     """
     failed: list[Exception] = []
     left = [range(batch[0].offset, batch[-1].offset + batch[-1].size) for batch in batches]
+    asking = trio.Lock()
 
     async def run_lane() -> None:
         try:
             while left:
-                index = choose(left, active.wanted())
-                del left[index]
-                await _fetch_batch(master, fill, batches.pop(index), active, chance, make_room)
+                async with Turn(asking) as turn:
+                    if left:
+                        index = choose(left, active.wanted())
+                        del left[index]
+                        await _fetch_batch(master, fill, batches.pop(index), turn, active, chance, make_room)
         except (NodeError, StoreError, OSError) as error:
             failed.append(error)
             nursery.cancel_scope.cancel()
@@ -179,7 +210,13 @@ async def _run_lanes(
 
 
 async def _fetch_batch(
-    master: Master, fill: Fill, batch: tuple[Chunk, ...], active: ActiveFill, chance: Random, make_room: MakeRoom
+    master: Master,
+    fill: Fill,
+    batch: tuple[Chunk, ...],
+    turn: Turn,
+    active: ActiveFill,
+    chance: Random,
+    make_room: MakeRoom,
 ) -> None:
     """Fetch one range and put its chunks in place; after a lost connection or a wrong byte, what is left of it."""
     left = deque(batch)
@@ -187,8 +224,11 @@ async def _fetch_batch(
     while left:
         before = len(left)
         try:
-            await _fetch_chunks(master, fill, left, active, make_room)
+            await _fetch_chunks(master, fill, left, turn, active, make_room)
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
+            if not left:
+                return  # every chunk is right; what went wrong behind them matters to nobody
+            turn.pass_on()
             failures = failures + 1 if len(left) == before else 1
             if failures == TRIES:
                 raise
@@ -198,14 +238,17 @@ async def _fetch_batch(
 
 
 async def _fetch_chunks(
-    master: Master, fill: Fill, left: deque[Chunk], active: ActiveFill, make_room: MakeRoom
+    master: Master, fill: Fill, left: deque[Chunk], turn: Turn, active: ActiveFill, make_room: MakeRoom
 ) -> None:
     """Ask for adjacent chunks at once, put each in place as soon as its bytes have come, and take it out of `left`."""
     start, stop = left[0].offset, left[-1].offset + left[-1].size
+    half = (start + stop) // 2
     pending = bytearray()
     async with master.package_range(fill.manifest.digest, start, stop) as body:
         async for data in body:
             pending += data
+            if start + len(pending) >= half:
+                turn.pass_on()
             enough = max(STORE_BYTES, left[0].offset + left[0].size - start) if left else inf
             if len(pending) >= min(enough, stop - start):
                 await _with_room(make_room, _write_chunks, fill, left, start, pending)
