@@ -26,6 +26,7 @@ from .delivery.limits import Limits
 from .errors import NodeError, NodeStopped, SettingError, StorageUnusable
 from .logs import set_level
 from .signals import Request
+from .supervision import supervise
 from .sync.eviction import Evictor
 from .sync.folder import Folder
 from .sync.heartbeat import Pulse, beat_forever
@@ -39,18 +40,11 @@ from .workers.team import Team
 from .workers.wire import Draining, Facts, Reloading
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from .config import Settings
     from .metrics import Sample
-
-RESTART_SECONDS = 1.0
-"""Between a crash of a task and its next start."""
-
-MAX_CRASHES = 5
-CRASH_WINDOW_SECONDS = 60.0
-"""A task that crashes this often within this time will crash again: the node fails, in sight of everybody."""
 
 LAST_BEAT_SECONDS = 0.5
 """What the last heartbeat may take, which says that this node drains. That it leaves is told all the same."""
@@ -316,9 +310,9 @@ class Node:
     def _start_tasks(self, root: trio.Nursery) -> None:
         address = self.settings.node_address
         follow = functools.partial(self.team.run, self._lock, address, self.node_id, lambda: not self.draining)
-        root.start_soon(self._supervise, "folder", self.folder.run)
-        root.start_soon(self._supervise, "workers", follow)
-        root.start_soon(self._supervise, "shares", self.team.keep_shares)
+        root.start_soon(supervise, "folder", self.folder.run)
+        root.start_soon(supervise, "workers", follow)
+        root.start_soon(supervise, "shares", self.team.keep_shares)
 
     def _lead(self) -> None:
         """Begin what one process does for all: ask the master, speak for the node, tidy up."""
@@ -331,7 +325,7 @@ class Node:
             ("eviction", self.evictor.run),
             ("scrub", self._scrub),
         ):
-            self._root.start_soon(self._supervise, name, task)
+            self._root.start_soon(supervise, name, task)
 
     async def _watch(self) -> None:
         await watch_master(self.meetings, self._look_now, self.settings.sync_interval, self._chance)
@@ -345,22 +339,6 @@ class Node:
         with self._beating:
             await beat_forever(self.pulse, self.master, self.look, self.meetings, self._chance)
         await trio.sleep_forever()
-
-    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task that has no end; start it again when it crashes, and fail the node when it keeps crashing."""
-        crashes: list[float] = []
-        while True:
-            try:
-                await task()
-            except Exception:
-                now = trio.current_time()
-                crashes = [at for at in crashes if now - at < CRASH_WINDOW_SECONDS] + [now]
-                _log.exception("a task has crashed", task=name, crashes=len(crashes))
-                if len(crashes) >= MAX_CRASHES:
-                    raise
-                await trio.sleep(RESTART_SECONDS)
-            else:
-                raise AssertionError(f"the task {name!r} has no end, and ended")
 
 
 class _Orders:

@@ -93,11 +93,6 @@ class Downloads:
         """How many ended before their end."""
         return self.outcomes[Outcome.LEFT] + self.outcomes[Outcome.FAILED]
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one that arrives now need not wait, as far as this process can tell."""
-        return not self._queue and not self._full()
-
     def arrive(self, version: str | None, wake: Callable[[], None]) -> Place:
         """Take a place for a download of `version` (None: not known yet), or get in line for one.
 

@@ -152,10 +152,10 @@ class PackageRoutes:
             source = self._at_once(request)
             if source is not None:
                 stack.enter_context(source)
-            if source is not None and request.zero_copy and not request.has_body and self._node.downloads.has_room:
+            if source is not None and request.zero_copy and not request.has_body and not self._node.downloads.limit:
                 # It waits for nothing but the client, and a client that has left shows when something is sent. Not
-                # with a body, which somebody has to take: the server puts the end of the answer behind it in a short
-                # queue, and would wait for ever.
+                # with a limit, where it may stand in line. And not with a body, which somebody has to take: the
+                # server puts the end of the answer behind it in a short queue, and would wait for ever.
                 await self._respond(stack, request, source, send)
                 return
             async with trio.open_nursery() as nursery:

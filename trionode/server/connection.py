@@ -25,6 +25,7 @@ from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
+from ..delivery.sending import ZERO_COPY
 from .idle import IdleTask
 from .patience import Patience
 from .sendfile import SendTurns, send_bytes, send_copied, send_file
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     Send = Callable[[Any], Awaitable[None]]
 
 KNOWN_HYPERCORN = "0.18."
-ZERO_COPY = "http.response.zerocopysend"
 
 _turns = SendTurns()
 """Of the whole process: what is shared is its one loop."""
@@ -180,7 +180,7 @@ class Connection(TCPServer):
         """Send on an HTTP/2 stream, which waits for ever for a client that opens its window no further."""
         body = memoryview(message.get("body", b""))
         size = limits.patience.piece_bytes
-        async with self._closing_when_broken():
+        async with _ClosingWhenBroken(self):
             while len(body) > size:
                 with limits.patience.for_piece():
                     await send({**message, "body": body[:size], "more_body": True})
@@ -220,7 +220,7 @@ class Connection(TCPServer):
             if connection.their_state is not h11.ERROR:
                 raise
             return
-        async with self._writing():
+        async with _Writing(self):
             for part in parts or ():
                 if part is body:
                     await self._write_file(file, offset, count)
@@ -259,7 +259,7 @@ class Connection(TCPServer):
         if not isinstance(event, RawData):
             await super().protocol_send(event)
         elif event.data:
-            async with self._writing():
+            async with _Writing(self):
                 await self._write(_with_reason(event.data) if self._in_head else event.data)
 
     async def _write(self, data: bytes) -> None:
@@ -271,12 +271,6 @@ class Connection(TCPServer):
         view = memoryview(data)
         for start in range(0, len(view), PIECE_BYTES):
             await stream.send_all(view[start : start + PIECE_BYTES])
-
-    def _closing_when_broken(self) -> _ClosingWhenBroken:
-        return _ClosingWhenBroken(self)
-
-    def _writing(self) -> _Writing:
-        return _Writing(self)
 
 
 class _ClosingWhenBroken:
