@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from store import Digest
 from store.layout import QUOTED_BYTES, Layout, parse_name, quote
-from tests.store.contract import HOSTILE_IDS
+from tests.store.helpers import HOSTILE_IDS
 
 ids = st.one_of(st.text(), st.text(st.characters(codec=None)), st.sampled_from(HOSTILE_IDS))
 SAFE = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2}){1,200}|~[0-9a-f]{64}", re.ASCII)

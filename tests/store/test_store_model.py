@@ -32,7 +32,7 @@ from store import (
     VersionPresent,
     plan_eviction,
 )
-from tests.store.contract import flip, heal, read_all
+from tests.store.helpers import flip, heal, read_all
 from tests.store.samples import documents, make_zip, manifest_of
 
 EXAMPLES = 10_000 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 200

@@ -15,7 +15,7 @@ import pytest
 
 from store import DiskStore, FillBusy, NodeFileDamaged, Ref, StorageLock, StorageTaken, node_id
 from store.filesystem import FileSystem
-from tests.store.contract import read_all
+from tests.store.helpers import read_all
 from tests.store.samples import fill_whole, manifest_of, package
 from tests.store.worker import MANIFESTS, POOL
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from store import Digest, DiskStore, FillBusy, Ref, VersionMissing, VersionPresent
-from tests.store.contract import read_all
+from tests.store.helpers import read_all
 from tests.store.samples import documents, make_zip, manifest_of
 
 SHARED = documents(3, 30_000, seed=11)

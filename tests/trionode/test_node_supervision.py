@@ -38,7 +38,7 @@ async def test_a_task_that_keeps_crashing_is_given_up_with_what_it_raised(autoju
 
 
 async def test_one_that_crashes_now_and_then_is_started_each_time(autojump_clock: MockClock):
-    task = Crashing(100, CRASH_WINDOW_SECONDS / MAX_CRASHES)
+    task = Crashing(100, CRASH_WINDOW_SECONDS / (MAX_CRASHES - 1))
     with trio.move_on_after(10_000):
         await supervise("task", task.run)
     assert task.starts == 101
