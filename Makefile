@@ -19,7 +19,7 @@ test: check
 # Long runs of what the suite does shortly: every state after a power cut, and many more lives of the store.
 soak: $(VENV)/.dev
 	CRASH_STATES=all HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-		tests/store/test_store_crash.py tests/store/test_store_model.py tests/store/test_store_processes.py $(ARGS)
+		tests/store/test_power_cuts.py tests/store/test_model.py tests/store/test_processes.py $(ARGS)
 
 # All figures, with their picture, into benchmarks/results and the READMEs: on a quiet machine, see benchmarks/README.md.
 benchmark: $(VENV)/.benchmark
@@ -58,7 +58,7 @@ $(VENV)/.benchmark: $(VENV)/.dev requirements/benchmark.txt
 # Pins with hashes, valid for every supported Python, with no index named in them.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 requirements: $(VENV)/.dev
-	$(COMPILE) pyproject.toml --group build --group dev --extra redis --extra s3 -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --group build --group dev -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --group build --constraint requirements/dev.txt -o requirements/run.txt
 	$(COMPILE) --group benchmark --constraint requirements/dev.txt -o requirements/benchmark.txt
 

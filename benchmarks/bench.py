@@ -1,4 +1,4 @@
-"""What the rooms of run_concurrency share: how much is measured, the packages, and who takes part."""
+"""Common parts of the sections of run_concurrency: the plan, the packages, the subjects."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Self
 from benchmarks.common import BenchmarkError, Row
 from benchmarks.goals import Figure, Goal
 from benchmarks.subjects import (
-    NODE,
-    NODE_2,
     Subject,
     Tuning,
     make,
@@ -31,28 +29,26 @@ if TYPE_CHECKING:
 
     from examples.demo.packages import Package
 
-OURS = (NODE, NODE_2)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured. A work has `rounds` rounds, in each of which every subject has its turn of `seconds`."""
+    """How much is measured. In each of a work's `rounds` every subject has one turn of `seconds`."""
 
     rounds: int
     seconds: float
     connections: tuple[int, ...]
-    """Of the large package."""
+    """Numbers of connections for the 64 MB package."""
     crowd_megabytes: int
-    """The package of which 500 clients take one each: 500 times that is moved in each turn."""
+    """Package that each of 500 clients downloads once in a turn."""
     large_megabytes: int
-    """The large package of the memory work, and the one that is not in memory."""
+    """Large package of the memory work and of the cold work."""
     herd_clients: int
     herd_megabytes: int
     herd_rounds: int
     reuse: bool
-    """Whether works in a row with the same package share their servers."""
+    """Whether consecutive works with the same package share their servers."""
     herd_patience: float
-    """A subject of the herd that is not done after so many times the origin's own time is cut off."""
+    """Time limit of a subject of the herd, as a multiple of the origin's own time."""
 
 
 FULL = Plan(
@@ -88,23 +84,23 @@ class Bench:
     plan: Plan
     folder: Path
     tuning: Tuning = field(default_factory=Tuning)
-    workers: bool = True
-    """Whether a node with two workers takes part."""
+    beside: Path | None = None
+    """Another checkout of this project, whose node is measured as well."""
     _packages: dict[int, Package] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
     _running: tuple[tuple[str, bool], list[Subject]] | None = None
 
     def package(self, megabytes: int) -> Package:
-        """Return a package of about so many million bytes, alone in its folder but for a small file."""
+        """Return a package of about `megabytes` million bytes; its folder holds only one other, small file."""
         if megabytes not in self._packages:
             self._packages[megabytes] = make(self.folder / f"{megabytes}-MB", megabytes)
         return self._packages[megabytes]
 
     @contextlib.contextmanager
     def subjects(self, package: Package, *, tls: bool = False) -> Iterator[list[Subject]]:
-        """Run everyone who can take part, each known to serve the right bytes before and after the block.
+        """Run all installed subjects. Their digests are verified before and after the block.
 
-        They are new ones, unless the plan says that those of the last block will do.
+        Servers are started anew, unless the plan allows reusing those of the last block.
         """
         key = (package.digest, tls)
         if self._running is None or self._running[0] != key or not self.plan.reuse:
@@ -118,7 +114,7 @@ class Bench:
             self.end()
 
     def end(self) -> None:
-        """End what runs."""
+        """End the running subjects."""
         if self._running is not None:
             for subject in self._running[1]:
                 subject.server.end()
@@ -134,19 +130,14 @@ class Bench:
             raise BenchmarkError("openssl is not installed")
         master = start_master(stack, folder, files)
         found = [start_node(stack, folder, master.port, certificate=certificate)]
-        if self.workers:
-            found.append(start_node(stack, folder, master.port, workers=2, certificate=certificate))
+        if self.beside is not None:
+            found.append(start_node(stack, folder, master.port, checkout=self.beside, certificate=certificate))
         if not tls:
             found.append(start_deployed(stack, folder, files))
         if (server := start_nginx(stack, folder, files, tuning=self.tuning, certificate=certificate)) is not None:
             found.append(server)
         for subject in found:
             subject.server.wait_digest(subject.path, package.digest)
-        two = next((subject for subject in found if subject.name == NODE_2), None)
-        if two is not None and two.server.processes() < 2:
-            say(f"{NODE_2}: left out, since this version runs one process whatever is asked for")
-            self.workers = False
-            found.remove(two)
         return found
 
     def __enter__(self) -> Self:
@@ -154,12 +145,12 @@ class Bench:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """End what runs."""
+        """End the running subjects."""
         self.end()
 
 
 def say(text: str) -> None:
-    """Tell whoever waits what goes on."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,19 +1,19 @@
-"""A client that costs next to nothing: `python -m benchmarks.client --port P --path /x --connections N --seconds S`.
+"""A load client with little overhead: `python -m benchmarks.client --port P --path /x --connections N --seconds S`.
 
-One process, one epoll, N keep-alive connections; each asks for the path again as soon as its answer has ended, or, with
-`--once`, is done then. Headers are read and checked; bodies are taken with `recv(..., MSG_TRUNC)`, which on Linux's
-TCP drops the bytes in the kernel without copying them, or with `--copy` into a buffer. With `--tls` the handshake and
-the request are real and what comes is dropped without being decrypted; each answer ends its connection, since
-nothing else tells where it ends. With `--spread` each connection asks for what follows a place of its own in the file,
-the places equally far apart, so that hardly two read the same. The clock starts when all connections stand and the
-first request is about to be sent, so the first wave counts, as it does when a meeting starts; it stops after S
-seconds, in the middle of whatever is going on, or with `--once` as soon as every answer has ended. The processor time
-of the server's processes is read from /proc at both moments.
+One process, one epoll, N keep-alive connections; each repeats its request as soon as the answer has ended, or stops
+then (`--once`). Headers are read and checked; bodies are received with `recv(..., MSG_TRUNC)`, which on Linux's TCP
+drops the bytes in the kernel without copying them, or with `--copy` into a buffer. With `--tls` the handshake and the
+request are real and the received records are dropped without decryption; each answer ends its connection, since its
+end is not visible otherwise. With `--spread` each connection requests the rest of the file from its own offset; the
+offsets are evenly spaced. The clock starts when all connections are open and the first request is about to be sent,
+so the first wave counts, as at the start of a meeting; it stops after S seconds, in the middle of answers, or with
+`--once` as soon as every answer has ended. The processor time of the server's processes is read from /proc at both
+moments.
 
 Prints one JSON object: bytes (of bodies; with TLS of records, 0.14 % more), seconds, finished (answers), first_byte
-(seconds each request waited for the first byte of its answer; with TLS none), finish (with `--once`: seconds from the
-start to the end of each answer that ended), failed (with `--once`: answers that were wrong or cut), server_cpu
-and client_cpu (seconds). Imports nothing but the standard library.
+(seconds from each request to the first byte of its answer; none with TLS), finish (with `--once`: seconds from the
+start to the end of each complete answer), failed (with `--once`: wrong or incomplete answers), server_cpu and
+client_cpu (seconds). Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
-"""Asked of the kernel in one call; more makes connections wait for each other, less costs calls."""
+"""Size of one `recv`: with more, connections wait for each other; with less, calls cost more."""
 
 HEAD_LIMIT = 16 * 1024
 
 TLS_OVERHEAD = 1.02
-"""Records add 22 bytes to each 16 KiB; an answer that takes more than this factor is not the package."""
+"""Records add 22 bytes to each 16 KiB; an answer longer than this factor is not the package."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -58,19 +58,19 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time, user and system, that a process and its living descendants have used."""
     total = 0
     for member in family(pid):
-        # The name, in parentheses, may hold spaces: fields are counted from behind it.
+        # The name, in parentheses, may contain spaces: count fields after it.
         fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / _TICKS
 
 
 class WrongAnswer(Exception):
-    """An answer that is not what is measured: the figures would be worthless."""
+    """An answer is not the expected one, so the figures would be invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What every connection asks for, and how its answer is taken. `size` is the body's, in bytes."""
+    """The request of every connection, and how its answer is received. `size` is that of the body in bytes."""
 
     port: int
     path: str
@@ -79,11 +79,11 @@ class Ask:
     copy: bool = False
     tls: bool = False
     begin: int | None = None
-    """With `--spread`: the first byte that is asked for. All that follow it come, and the status is 206."""
+    """With `--spread`: the first byte of the range, which ends with the file (status 206)."""
 
     @property
     def request(self) -> bytes:
-        """The request's bytes."""
+        """The bytes of the request."""
         more = "Connection: close\r\n" if self.tls else ""
         more += "" if self.begin is None else f"Range: bytes={self.begin}-\r\n"
         head = f"GET {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept-Encoding: identity\r\n{more}\r\n"
@@ -91,12 +91,12 @@ class Ask:
 
     @property
     def status(self) -> bytes:
-        """How the answer's first line begins, in lower case."""
+        """Beginning of the answer's first line, in lower case."""
         return b"http/1.1 200" if self.begin is None else b"http/1.1 206"
 
     @property
     def flags(self) -> int:
-        """What `recv` is told for bytes of a body."""
+        """Flags of `recv` for bytes of a body."""
         return 0 if self.copy else socket.MSG_TRUNC
 
     def connect(self) -> socket.socket:
@@ -107,7 +107,7 @@ class Ask:
 
 
 class Connection:
-    """One keep-alive connection. `remaining` is the rest of the body, or of its chunk; -1: headers are awaited."""
+    """One keep-alive connection. `remaining` is the rest of the body or chunk in bytes; -1: headers come next."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -130,7 +130,7 @@ class Connection:
         self.ended = False
 
     def take(self, sink: bytearray) -> int:
-        """Take what is there; return the bytes of body among it. `ended` tells that the answer was whole."""
+        """Receive once; return the number of body bytes. `ended` is set after a complete answer."""
         if self.remaining < 0:
             self._take_head()
             return 0
@@ -147,19 +147,19 @@ class Connection:
         return count
 
     def _take_head(self) -> None:
-        # Looked at first, so that exactly the headers are taken, and the body counts alike however it arrives.
+        # Peek first, to receive exactly the headers: the body is then counted alike however it arrives.
         seen = self.socket.recv(HEAD_LIMIT, socket.MSG_PEEK)
         head, end, _ = seen.partition(b"\r\n\r\n")
         if not end:
             if not seen or len(seen) == HEAD_LIMIT:
-                raise WrongAnswer(f"no whole headers, but {seen[:200]!r}")
+                raise WrongAnswer(f"incomplete headers: {seen[:200]!r}")
             return
         self.first_byte.append(time.perf_counter() - self._asked_at)
         self.socket.recv(len(head) + len(end))
         lines = head.lower().split(b"\r\n")
         self._chunked = b"transfer-encoding: chunked" in lines
         known = b"content-length: %d" % self._ask.size in lines
-        # Who does not know the package yet cannot say its size.
+        # A node that is still fetching the package may not know its size.
         if not lines[0].startswith(self._ask.status) or not (known or (self._ask.once and self._chunked)):
             raise WrongAnswer(f"not {self._ask.status!r} with content-length {self._ask.size}: {head[:400]!r}")
         self._body = 0
@@ -322,14 +322,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.client")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", required=True)
-    parser.add_argument("--size", type=int, required=True, help="bytes each body must have")
+    parser.add_argument("--size", type=int, required=True, help="expected size of each body in bytes")
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--server-pid", type=int, required=True)
     parser.add_argument("--once", action="store_true", help="one answer for each connection")
     parser.add_argument("--copy", action="store_true", help="copy the bytes to this process, as other clients do")
     parser.add_argument("--tls", action="store_true")
-    parser.add_argument("--spread", action="store_true", help="each connection from another place of the file on")
+    parser.add_argument("--spread", action="store_true", help="another offset in the file for each connection")
     options = parser.parse_args()
     ask = Ask(options.port, options.path, options.size, options.once, options.copy, options.tls)
     try:

@@ -1,4 +1,4 @@
-"""Packages that are not in memory: what a small request waits while the disk is read for others."""
+"""Packages that are not in the page cache: latency of a small request while the disk is read for others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from benchmarks.subjects import Subject
 
 COLD = 16
-"""Downloads that go on, each somewhere else in the file, while a small request waits."""
+"""Active downloads during the small requests, each at another offset of the file."""
 
 EVICT_SECONDS = 0.25
-"""Pages are dropped this often. Oftener, and what was read ahead would be gone before it is sent."""
+"""Interval at which pages are dropped. A shorter one would drop read-ahead before it is sent."""
 
 
 class ColdFile:
-    """Keeps a file out of the page cache, by a thread. A context manager: in its block the file is cold."""
+    """A context manager with a thread that keeps a file out of the page cache."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,16 +36,16 @@ class ColdFile:
         self._thread = threading.Thread(target=self._drop_again_and_again)
 
     def __enter__(self) -> Self:
-        """Drop the file's pages, and go on with that."""
+        """Start dropping the file's pages."""
         self._fd = os.open(self._path, os.O_RDONLY)
-        # Only pages that are on the disk can be dropped.
+        # Only clean pages can be dropped.
         os.fsync(self._fd)
         self._drop()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Let the file be."""
+        """Stop dropping pages."""
         self._over.set()
         self._thread.join()
         os.close(self._fd)
@@ -59,7 +59,7 @@ class ColdFile:
 
 
 def bytes_from_disk(pid: int) -> int:
-    """Return how many bytes a process and its living descendants have had read from a disk."""
+    """Return the bytes read from a disk by a process and its living descendants."""
     total = 0
     for member in family(pid):
         found = re.search(r"^read_bytes: (\d+)", Path(f"/proc/{member}/io").read_text(), re.MULTILINE)
@@ -68,7 +68,7 @@ def bytes_from_disk(pid: int) -> int:
 
 
 def cold(bench: Bench) -> list[Figure]:
-    """Measure what a small request waits while 16 downloads read a package that is kept out of the page cache."""
+    """Measure the latency of a small request during 16 downloads of a package kept out of the page cache."""
     plan = bench.plan
     package = bench.package(plan.large_megabytes)
     work = f"a small request during {COLD} downloads from disk, {plan.large_megabytes} MB package"
@@ -94,12 +94,12 @@ def cold(bench: Bench) -> list[Figure]:
             ("read from disk", statistics.median(one["disk"] for one in rounds) / 1e6, "MB/s"),
         )
     if not any(one["disk"] for rounds in found.values() for one in rounds):
-        say(f"nothing was read from a disk: {bench.folder} is in memory, and these waits say nothing (see TMPDIR)")
+        say(f"nothing was read from a disk: {bench.folder} is in memory, so the latencies are meaningless (see TMPDIR)")
     return made
 
 
 def _cold_once(subject: Subject, size: int, seconds: float) -> dict[str, Any]:
-    """Measure one turn; beside what `wait_once` returns, `disk`: bytes per second that were read for the server."""
+    """Measure one turn; return the result of `wait_once` and `disk`, the server's bytes per second from the disk."""
     stored = [path for path in subject.folder.glob("*.zip") if path.stat().st_size == size]
     if len(stored) != 1:
         raise BenchmarkError(f"{subject.name} has {len(stored)} packages of {size} bytes in {subject.folder}")

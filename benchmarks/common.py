@@ -1,4 +1,4 @@
-"""What every benchmark needs: servers as processes, the client, rows of figures, a table of them."""
+"""Common parts of all benchmarks: servers as processes, the client, rows of figures, their table."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
 CLIENT_BUSY_PERCENT = 90.0
-"""A client that uses more of its core than this may be what is measured."""
+"""A client that uses more of its core than this may limit the result."""
 
 
 class BenchmarkError(Exception):
-    """The figures cannot be had, or would be worthless."""
+    """The figures cannot be measured, or would be invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: what was done, by whom, what was measured, and the median of the rounds."""
+    """One figure: work, subject, metric, and the median of the rounds."""
 
     work: str
     subject: str
@@ -55,7 +55,7 @@ class Row:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on now."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -63,9 +63,18 @@ def free_port() -> int:
 
 
 class Server:
-    """A server as a process, in a session of its own. A context manager: at the end of the block it is gone."""
+    """A server as a process in its own session. A context manager that ends it."""
 
-    def __init__(self, name: str, port: int, command: Sequence[str | Path], log: Path, *, tls: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        tls: bool = False,
+        cwd: Path | None = None,
+    ) -> None:
         self.name = name
         self.port = port
         self.log = log
@@ -76,7 +85,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=ROOT,
+                cwd=cwd or ROOT,
                 start_new_session=True,
             )
 
@@ -86,10 +95,10 @@ class Server:
         return self._process.pid
 
     def get(self, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
-        """Ask for `path`; return status, headers with names in lower case, and the BLAKE3 digest of the body."""
+        """GET `path`; return status, headers with names in lower case, and the BLAKE3 digest of the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
         if self._tls:
-            # The certificate is one of a minute ago that nobody vouches for.
+            # The certificate is self-signed.
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=START_SECONDS, context=context)
         with contextlib.closing(connection):
@@ -102,7 +111,7 @@ class Server:
             return answer.status, headers, hasher.hexdigest()
 
     def wait_digest(self, path: str, digest: str) -> None:
-        """Wait until a GET of `path` gives exactly the package `digest`. Raises `BenchmarkError`."""
+        """Wait until a GET of `path` returns the package `digest`. Raises `BenchmarkError`."""
         deadline = time.monotonic() + START_SECONDS
         seen = "no answer"
         while time.monotonic() < deadline:
@@ -130,11 +139,11 @@ class Server:
         raise BenchmarkError(f"{self.name} does not listen:\n{self.log.read_text(errors='replace')[-3000:]}")
 
     def processes(self) -> int:
-        """Return how many processes it has now."""
+        """Return the number of its processes."""
         return len(family(self.pid))
 
     def peak_bytes(self) -> int:
-        """Return the sum of the peak resident memory of all its processes (pages they share count for each)."""
+        """Return the sum of the peak resident memory of all its processes (shared pages count for each)."""
         total = 0
         for pid in family(self.pid):
             match = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -142,16 +151,16 @@ class Server:
         return total
 
     def proportional_bytes(self) -> int:
-        """Return what all its processes hold in memory now, pages that they share counted once."""
+        """Return the memory of all its processes now, shared pages counted once."""
         total = 0
         for pid in family(self.pid):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # it has ended
                 found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
                 total += int(found[1]) * 1024 if found else 0
         return total
 
     def end(self) -> None:
-        """Tell it to end, without waiting for it: several end at once sooner than one by one."""
+        """Send SIGTERM without waiting, so that several servers end at the same time."""
         self._process.send_signal(signal.SIGTERM)
 
     def __enter__(self) -> Self:
@@ -159,7 +168,7 @@ class Server:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """SIGTERM, wait, then SIGKILL what is left of its session."""
+        """Send SIGTERM, wait, then SIGKILL the rest of its session."""
         self.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
@@ -169,7 +178,7 @@ class Server:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value at or below which `share` of the values lie (nearest rank); 0 for none."""
+    """Return the quantile `share` of the values (nearest rank); 0 for none."""
     if not values:
         return 0.0
     ordered = sorted(values)
@@ -179,9 +188,9 @@ def quantile(values: Sequence[float], share: float) -> float:
 def measure(
     server: Server, path: str, size: int, connections: int, seconds: float, *flags: str, port: int = 0
 ) -> dict[str, Any]:
-    """Run the client in a process of its own against `server`, or what listens on `port` before it.
+    """Run the client in its own process against `server`, or against `port`, where a proxy listens.
 
-    Raises `BenchmarkError` with what it said.
+    Raises `BenchmarkError` with the client's output.
     """
     command = [sys.executable, "-m", "benchmarks.client", "--port", str(port or server.port), "--path", path]
     command += ["--size", str(size), "--connections", str(connections), "--seconds", str(seconds)]
@@ -194,7 +203,7 @@ def measure(
 
 
 def in_turn(subjects: Sequence[T], number: int) -> list[T]:
-    """Return the order of round `number`: everyone begins once, so that nobody always runs on what the same left."""
+    """Return the order of round `number`, rotated so that each subject follows different ones."""
     begin = number % len(subjects)
     return [*subjects[begin:], *subjects[:begin]]
 
@@ -202,13 +211,13 @@ def in_turn(subjects: Sequence[T], number: int) -> list[T]:
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     """Return the median of the rounds' ratios.
 
-    The two figures of a round were taken seconds apart, so what slows the machine for longer slows both.
+    The two figures of a round are measured seconds apart, so a slower machine affects both.
     """
     return statistics.median(own / max(other, 1e-9) for own, other in zip(values, others, strict=True))
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table for each work, subjects as columns, and the ratios below."""
+    """Print a table for each work, with subjects as columns and the ratios below."""
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=110)
     for work in dict.fromkeys(row.work for row in rows):
         here = [row for row in rows if row.work == work]
@@ -231,7 +240,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def spell(value: float | None) -> str:
-    """Spell a figure with three digits that mean something."""
+    """Format a figure with three significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

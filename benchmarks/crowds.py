@@ -1,4 +1,4 @@
-"""What many clients do to one another and to the server's memory: waits, finish times, peaks."""
+"""The effect of many clients on each other and on the server's memory: latencies, finish times, peaks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.bench import OURS, Bench, figures, say
+from benchmarks.bench import Bench, figures, say
 from benchmarks.common import ROOT, BenchmarkError, in_turn, measure, quantile
 from benchmarks.goals import Figure, at_most
 from benchmarks.subjects import NODE
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from benchmarks.subjects import Subject
 
 GREEDY = 64
-"""Downloads that go on while a small request waits."""
+"""Active downloads during the small requests."""
 
 CROWD = 500
 
 ALONE_SECONDS = 0.3
-"""What the greedy downloads get before the first small request."""
+"""Head start of the greedy downloads before the first small request."""
 
 LOOK_SECONDS = 0.2
-"""Between two looks at what a server holds in memory."""
+"""Interval between two samples of a server's memory."""
 
 FINISH_LIMIT_SECONDS = 120.0
 
 
 def waits(bench: Bench) -> list[Figure]:
-    """Measure what a small request waits while 64 clients take a 64 MB package as fast as they can."""
+    """Measure the latency of a small request while 64 clients download a 64 MB package without a rate limit."""
     plan = bench.plan
     work = f"a small request during {GREEDY} downloads"
     say(f"{work}: {plan.rounds} rounds of {plan.seconds:g} s ...")
@@ -49,7 +49,7 @@ def waits(bench: Bench) -> list[Figure]:
     for name, rounds in found.items():
         kept = [wait for one in rounds for wait in one["kept"]]
         new = [wait for one in rounds for wait in one["new"]]
-        goals = {"wait p50": at_most(5), "wait p99": at_most(15)} if name in OURS else {}
+        goals = {"wait p50": at_most(5), "wait p99": at_most(15)} if name == NODE else {}
         made += figures(
             work,
             name,
@@ -64,9 +64,9 @@ def waits(bench: Bench) -> list[Figure]:
 
 
 def wait_once(subject: Subject, size: int, seconds: float, connections: int, *flags: str) -> dict[str, Any]:
-    """Run the greedy client and, inside its time, the one that asks for something small.
+    """Run the greedy client, and within its time the probe with small requests.
 
-    `flags` are for the former. Returns what the latter printed, with `rate` (bytes/s) and `seconds` of the former.
+    `flags` are for the client. Returns the probe's output, with the client's `rate` (bytes/s) and `seconds`.
     """
     server = subject.server
     command = [sys.executable, "-m", "benchmarks.probe", "--port", str(server.port), "--path", subject.small]
@@ -81,7 +81,7 @@ def wait_once(subject: Subject, size: int, seconds: float, connections: int, *fl
 
 
 def finish(bench: Bench) -> list[Figure]:
-    """Measure how far apart 500 clients finish that start together and take one package each."""
+    """Measure the spread of finish times of 500 clients that start together and download one package each."""
     plan = bench.plan
     work = f"{CROWD} clients start together, {plan.crowd_megabytes} MB each"
     say(f"{work}: {plan.rounds} rounds ...")
@@ -105,13 +105,13 @@ def finish(bench: Bench) -> list[Figure]:
             ("finish p50", statistics.median(quantile(times, 0.5) for times in rounds), "s"),
             ("finish p99", statistics.median(quantile(times, 0.99) for times in rounds), "s"),
             ("failed", failed[name], "of all"),
-            goals={"finish p99/p50": at_most(1.3)} if name in OURS else {},
+            goals={"finish p99/p50": at_most(1.3)} if name == NODE else {},
         )
     return made
 
 
 class Watch:
-    """Looks again and again at what a server holds in memory, pages that its processes share counted once."""
+    """Samples a server's memory, with pages that its processes share counted once."""
 
     def __init__(self, server: Server) -> None:
         self.peak_bytes = 0
@@ -135,7 +135,7 @@ class Watch:
 
 
 def memory(bench: Bench) -> list[Figure]:
-    """Measure the peak resident memory of fresh servers while 500 clients take a small or a large package."""
+    """Measure the peak resident memory of new servers during 500 downloads of a small or a large package."""
     plan = bench.plan
     work = f"memory with {CROWD} downloads"
     peaks: dict[str, dict[int, float]] = {}
@@ -156,12 +156,11 @@ def memory(bench: Bench) -> list[Figure]:
         values.append(("peak, large over small", large / small, "ratio"))
         for megabytes, value in shared[name].items():
             values.append((f"shared pages counted once, {megabytes} MB package", value, "MB"))
-        # The peaks of two workers and their parent count three times what these share.
         bound = {"MB": 120.0, "ratio": 1.1}
         goals = {
             metric: at_most(bound[unit])
             for metric, _, unit in values
             if name == NODE or unit != "MB" or "once" in metric
         }
-        made += figures(work, name, *values, goals=goals if name in OURS else {})
+        made += figures(work, name, *values, goals=goals if name == NODE else {})
     return made

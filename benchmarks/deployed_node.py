@@ -1,8 +1,8 @@
-"""What the deployed node does to get and send a package, and nothing else: FastAPI's FileResponse under uvicorn.
+"""The deployed node's way of fetching and sending packages, and nothing else: FastAPI's FileResponse under uvicorn.
 
-`python -m benchmarks.deployed_node PORT FOLDER [MASTER]` serves `FOLDER/<id>.zip` where the deployed node does. What is
-not there is pulled from the URL `MASTER`, if one is given, as the deployed node does it: read whole into memory,
-written in place, and once for each client that finds nothing.
+`python -m benchmarks.deployed_node PORT FOLDER [MASTER]` serves `FOLDER/<id>.zip` at the deployed node's URL. A missing
+package is fetched from the URL `MASTER`, if given, as the deployed node does: read into memory as a whole, written in
+place, and once for each client that finds no file.
 """
 
 from __future__ import annotations
@@ -47,6 +47,6 @@ if __name__ == "__main__":
         host="127.0.0.1",
         port=int(sys.argv[1]),
         log_level="warning",
-        # A herd that is cut off leaves a hundred pulls behind, and nobody wants to wait for them.
+        # A herd that is cut off leaves a hundred fetches behind: do not wait for them.
         timeout_graceful_shutdown=1,
     )

@@ -1,4 +1,4 @@
-"""Figures with a goal beside each: a table that says what was reached and what was not."""
+"""Figures with goals, and a table of the goals met and missed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should be: at least or at most `bound`, in the unit of its row."""
+    """The goal of a figure: at least or at most `bound`, in the unit of its row."""
 
     bound: float
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Tell whether `value` is what it should be."""
+        """Return whether `value` meets the goal."""
         return value >= self.bound if self.at_least else value <= self.bound
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Figure:
 
 
 def show_figures(title: str, figures: Sequence[Figure]) -> None:
-    """Print figures below each other, works apart, each with its goal and whether it is met."""
+    """Print figures one per line, grouped by work, each with its goal and whether it is met."""
     console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=130)
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for name, justify in (("work", "left"), ("subject", "left"), ("figure", "right"), ("", "left"), ("goal", "right")):

@@ -1,4 +1,4 @@
-"""The cold herd: a crowd asks an empty node for a package that its origin sends slowly."""
+"""The cold herd: many clients request a package from an empty node whose origin is slow."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bench import OURS, Bench, Plan, figures, say
+from benchmarks.bench import Bench, figures, say
 from benchmarks.common import BenchmarkError, in_turn, measure
 from benchmarks.goals import Figure, Goal, at_most
 from benchmarks.limited_origin import LimitedOrigin
 from benchmarks.subjects import (
+    BESIDE,
     DEPLOYED,
     DIRECT,
     NODE,
-    NODE_2,
     Subject,
     start_deployed,
     start_master,
@@ -36,14 +36,14 @@ LINE_BYTES_PER_SECOND = 12.5e6
 NGINX_CACHE = "nginx proxy_cache, lock"
 
 FRESH_SECONDS = (1.05, 1.6)
-"""The package appears so long after the node last asked for anything. Earlier, the first client would be told 404, as
-a node asks for an id it does not know once a second; later, the node would come for the package by itself (it
-asks every 3 s), before the clients."""
+"""Delay from the node's last request to the appearance of the package. With less, the first client would get a 404,
+since a node asks for an unknown id once a second; with more, the node would fetch the package before the clients
+request it, since it polls every 3 s."""
 
 
 @dataclass(slots=True)
 class Herd:
-    """What one subject did, a value for each round. Times over the origin's own time."""
+    """The results of one subject, a value for each round. Times are relative to the origin's own time."""
 
     last: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
@@ -52,18 +52,18 @@ class Herd:
 
 
 def herd(bench: Bench) -> list[Figure]:
-    """Measure how long the crowd takes over the time that one client takes at the origin, and what the origin sends."""
+    """Measure the crowd's time relative to that of one client at the origin, and the bytes that the origin sends."""
     plan = bench.plan
     work = f"cold herd: {plan.herd_clients} clients, {plan.herd_megabytes} MB at 100 Mbit/s"
     say(f"{work}: {plan.herd_rounds} rounds ...")
     package = bench.package(plan.herd_megabytes)
-    names = [NODE, *([NODE_2] * bench.workers), DEPLOYED, NGINX_CACHE]
+    names = [NODE, *([BESIDE] * (bench.beside is not None)), DEPLOYED, NGINX_CACHE]
     found = {name: Herd() for name in names}
     owns: list[float] = []
     for number in range(plan.herd_rounds):
         for name in in_turn(names, number):
             with tempfile.TemporaryDirectory(dir=bench.folder) as folder, ExitStack() as stack:
-                own = _once(stack, Path(folder), name, package, plan, found[name])
+                own = _once(stack, Path(folder), name, package, bench, found[name])
             if own is None:
                 names.remove(name)
                 del found[name]
@@ -72,7 +72,7 @@ def herd(bench: Bench) -> list[Figure]:
     made = figures(work, "origin alone", ("time for one client", statistics.median(owns), "s"))
     for name, one in found.items():
         goals = {"last client done / origin's own time": at_most(1.1), "copies the origin sent": at_most(1.05)}
-        made += _figures(work, name, one, goals if name in OURS else {}, plan.herd_clients)
+        made += _figures(work, name, one, goals if name == NODE else {}, plan.herd_clients)
     return made
 
 
@@ -88,8 +88,8 @@ def _figures(work: str, name: str, one: Herd, goals: dict[str, Goal], clients: i
     )
 
 
-def _once(stack: ExitStack, folder: Path, name: str, package: Package, plan: Plan, into: Herd) -> float | None:
-    """Let the crowd loose on one subject, which is new and empty. Return the origin's own time; None: not installed."""
+def _once(stack: ExitStack, folder: Path, name: str, package: Package, bench: Bench, into: Herd) -> float | None:
+    """Run the crowd against a new, empty subject. Return the origin's own time; None: not installed."""
     files = folder / "files"
     files.mkdir()
     master = start_master(stack, folder, files)
@@ -98,15 +98,15 @@ def _once(stack: ExitStack, folder: Path, name: str, package: Package, plan: Pla
     there.hardlink_to(package.path)
     own = _own_time(line, master, package)
     there.unlink()
-    subject = _start(stack, folder, name, line.port)
+    subject = _start(stack, folder, name, line.port, bench.beside)
     if subject is None:
         return None
     subject.server.wait_up()
-    if name in OURS:
+    if name in {NODE, BESIDE}:
         _wait_fresh(line)
     there.hardlink_to(package.path)
     before = line.sent
-    limit, clients = plan.herd_patience * own, plan.herd_clients
+    limit, clients = bench.plan.herd_patience * own, bench.plan.herd_clients
     crowd = measure(subject.server, subject.path, package.size, clients, limit, "--once")
     for server in (subject.server, master):
         server.end()
@@ -114,14 +114,14 @@ def _once(stack: ExitStack, folder: Path, name: str, package: Package, plan: Pla
     into.done.append(len(finish))
     into.copies.append((line.sent - before) / package.size)
     into.first.append((min(finish) if finish else crowd["seconds"]) / own)
-    # Who is not done would have taken longer still.
+    # A client that has not finished counts with the time limit, which it would have exceeded.
     into.last.append((max(finish) if len(finish) == clients else crowd["seconds"]) / own)
     return own
 
 
-def _start(stack: ExitStack, folder: Path, name: str, origin_port: int) -> Subject | None:
-    if name in OURS:
-        return start_node(stack, folder, origin_port, workers=1 if name == NODE else 2)
+def _start(stack: ExitStack, folder: Path, name: str, origin_port: int, beside: Path | None) -> Subject | None:
+    if name in {NODE, BESIDE}:
+        return start_node(stack, folder, origin_port, checkout=None if name == NODE else beside)
     if name == DEPLOYED:
         (folder / "deployed").mkdir()
         return start_deployed(stack, folder, folder / "deployed", origin_port)
@@ -129,17 +129,17 @@ def _start(stack: ExitStack, folder: Path, name: str, origin_port: int) -> Subje
 
 
 def _wait_fresh(line: LimitedOrigin) -> None:
-    """Return in the middle between two of the node's own looks, see `FRESH_SECONDS`."""
+    """Wait until the middle between two polls of the node, see `FRESH_SECONDS`."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if FRESH_SECONDS[0] <= time.monotonic() - line.asked_at <= FRESH_SECONDS[1] and line.asked_at:
             return
         time.sleep(0.01)
-    raise BenchmarkError("the node does not stop asking its master")
+    raise BenchmarkError("the node sends requests to its master without a pause")
 
 
 def _own_time(line: LimitedOrigin, master: Server, package: Package) -> float:
-    """Return the seconds that one client takes at the origin itself, over the same line."""
+    """Return the seconds of one download from the origin itself, over the same line."""
     alone = measure(master, DIRECT, package.size, 1, 120, "--once", port=line.port)
     if not alone["finish"]:
         raise BenchmarkError("the origin does not serve the package")

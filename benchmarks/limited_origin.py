@@ -1,4 +1,4 @@
-"""An origin's line: passes connections on to a server, sends back so many bytes a second at most, and counts them."""
+"""A proxy that limits the rate of an origin's answers and counts their bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 BLOCK_BYTES = 16 << 10
-"""What one connection sends before another has its turn."""
+"""Bytes that one connection sends in a turn."""
 
 BURST_SECONDS = 0.02
-"""How much of an idle line's time may be made up for: timers are no finer."""
+"""Burst after idle time: the resolution of timers."""
 
 
 class LimitedOrigin:
-    """A proxy on a port of its own, in a thread. A context manager: at the end of the block it is gone."""
+    """A proxy on its own port, in a thread. A context manager that ends it."""
 
     def __init__(self, port: int, bytes_per_second: float) -> None:
         self._upstream = port
@@ -30,9 +30,9 @@ class LimitedOrigin:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.sent = 0
-        """Bytes that went back, headers included."""
+        """Bytes of answers, headers included."""
         self.asked_at = 0.0
-        """When anything was last asked, by `time.monotonic`."""
+        """Time of the last request, by `time.monotonic`."""
 
     def __enter__(self) -> Self:
         """Listen."""
@@ -65,7 +65,7 @@ class LimitedOrigin:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
             try:
-                # When the server ends, or the client does, so does the other side.
+                # When one side closes, close the other.
                 down = asyncio.create_task(self._send_back(behind_reader, writer))
                 up = asyncio.create_task(self._pass_on(reader, behind_writer))
                 try:

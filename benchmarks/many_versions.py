@@ -1,7 +1,7 @@
-"""A store with very many versions: its start, its leases, and evictions while others read and commit.
+"""A store with very many versions: start, leases, and evictions during reads and commits.
 
-`python -m benchmarks.many_versions start FOLDER` is what `benchmarks.store` runs in a process of its own, since what
-a start costs depends on what the process has loaded already.
+`benchmarks.store` runs `python -m benchmarks.many_versions start FOLDER` in a new process, since the cost of a start
+depends on the modules already loaded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pathlib import Path
 
 from benchmarks.common import ROOT, BenchmarkError, Row, quantile
 from benchmarks.goals import Figure, at_most
-from store import Chunk, Digest, DiskStore, Manifest
+from store import Chunk, Digest, Manifest, Store
 
 START_VERSIONS = 2_000
 CHUNKS_EACH = 50
 CHUNK_BYTES = 2_000
-"""Small chunks, so that 100,000 of them are made in seconds: what a start costs depends on their number alone."""
+"""Small chunks, so that 100,000 are made in seconds: the cost of a start depends only on their number."""
 
 EVICTED_CHUNKS = 10
 KEPT_VERSIONS = 20
@@ -36,11 +36,11 @@ COMMITTED_CHUNKS = 10
 LEASES = 20_000
 READ_BYTES = 64 * 1024
 PAUSE_SECONDS = 0.0005
-"""Between two reads: a reader that never rests would measure itself."""
+"""Pause between two reads, so that the reader does not load the processor itself."""
 
 
 def make_version(source: random.Random, chunks: int) -> tuple[Manifest, bytes]:
-    """Return a version of `chunks` chunks of noise, and its bytes."""
+    """Return the manifest and bytes of a version of `chunks` random chunks."""
     data = source.randbytes(chunks * CHUNK_BYTES)
     parts = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
     pieces = tuple(Chunk(number * CHUNK_BYTES, CHUNK_BYTES, Digest.of(part)) for number, part in enumerate(parts))
@@ -48,8 +48,8 @@ def make_version(source: random.Random, chunks: int) -> tuple[Manifest, bytes]:
 
 
 def lay_out(folder: Path, count: int, chunks: int, seed: int) -> list[Digest]:
-    """Put `count` versions into a storage folder as a store would have left them, without syncing each."""
-    with DiskStore.open(folder):
+    """Write `count` versions into a storage folder in the store's layout, without syncing each."""
+    with Store.open(folder):
         pass
     source = random.Random(seed)
     digests: list[Digest] = []
@@ -72,16 +72,16 @@ def resident_bytes() -> int:
 
 
 def start_once(folder: Path) -> dict[str, float]:
-    """Open a storage folder, serve a first byte that was verified, then build the index."""
+    """Open a storage folder, read a first verified byte, then build the index."""
     begin = time.perf_counter()
-    with DiskStore.open(folder) as store:
+    with Store.open(folder) as store:
         digest = store.versions()[0].digest
         store.verify(digest)
         with store.lease(digest) as lease:
             first = os.pread(lease.fileno(), 1, 0)
         served = time.perf_counter()
         if len(first) != 1:
-            raise BenchmarkError("no byte came")
+            raise BenchmarkError("no byte was read")
         before = resident_bytes()
         indexing = time.perf_counter()
         store.find(digest)
@@ -93,7 +93,7 @@ def start_once(folder: Path) -> dict[str, float]:
 
 
 def measure_start(folder: Path, rounds: int) -> list[Figure]:
-    """Start processes on a folder of 2,000 versions with 100,000 chunks."""
+    """Measure starts on a folder of 2,000 versions with 100,000 chunks."""
     lay_out(folder, START_VERSIONS, CHUNKS_EACH, seed=1)
     found: list[dict[str, float]] = []
     for _ in range(rounds):
@@ -118,10 +118,10 @@ def measure_start(folder: Path, rounds: int) -> list[Figure]:
 
 
 def measure_lease(folder: Path) -> list[Figure]:
-    """Take a lease on a trusted version, ask whether it is trusted, give it back."""
+    """Measure taking a lease on a trusted version, checking its trust, and closing it."""
     digest = lay_out(folder, 1, CHUNKS_EACH, seed=2)[0]
     taken: list[float] = []
-    with DiskStore.open(folder) as store:
+    with Store.open(folder) as store:
         store.verify(digest)
         for _ in range(LEASES):
             begin = time.perf_counter()
@@ -142,14 +142,14 @@ def measure_lease(folder: Path) -> list[Figure]:
 
 @dataclass(slots=True)
 class Meanwhile:
-    """What others waited for while versions were evicted, in seconds; what went wrong for them."""
+    """Latencies of reads and commits during evictions, in seconds, and their failures."""
 
     reads: list[float] = field(default_factory=list)
     commits: list[float] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
 
 
-def read_on(store: DiskStore, kept: list[Digest], found: Meanwhile, stop: threading.Event) -> None:
+def read_on(store: Store, kept: list[Digest], found: Meanwhile, stop: threading.Event) -> None:
     """Read from versions that stay, one after the other, as downloads do."""
     buffer = memoryview(bytearray(READ_BYTES))
     try:
@@ -164,7 +164,7 @@ def read_on(store: DiskStore, kept: list[Digest], found: Meanwhile, stop: thread
         found.failures.append(error)
 
 
-def commit_on(store: DiskStore, source: random.Random, found: Meanwhile, stop: threading.Event) -> None:
+def commit_on(store: Store, source: random.Random, found: Meanwhile, stop: threading.Event) -> None:
     """Store one small version after the other."""
     try:
         while not stop.wait(PAUSE_SECONDS):
@@ -173,7 +173,7 @@ def commit_on(store: DiskStore, source: random.Random, found: Meanwhile, stop: t
         found.failures.append(error)
 
 
-def commit_one(store: DiskStore, manifest: Manifest, data: bytes) -> float:
+def commit_one(store: Store, manifest: Manifest, data: bytes) -> float:
     """Fill a version and return how long its commit took."""
     fill = store.begin_fill(manifest)
     for chunk in fill.missing():
@@ -186,14 +186,14 @@ def commit_one(store: DiskStore, manifest: Manifest, data: bytes) -> float:
 
 
 def measure_eviction(folder: Path, versions: int) -> list[Figure]:
-    """Evict versions, and look at what reads and commits wait meanwhile."""
+    """Evict versions, and measure reads and commits meanwhile."""
     digests = lay_out(folder, versions + KEPT_VERSIONS, EVICTED_CHUNKS, seed=3)
     evicted, kept = digests[:versions], digests[versions:]
     source = random.Random(4)
     found = Meanwhile()
     stop = threading.Event()
     with ExitStack() as stack:
-        store = stack.enter_context(DiskStore.open(folder))
+        store = stack.enter_context(Store.open(folder))
         alone = [commit_one(store, *make_version(source, COMMITTED_CHUNKS)) for _ in range(20)]
         threads = [
             threading.Thread(target=read_on, args=(store, kept, found, stop)),

@@ -1,8 +1,8 @@
 """Draw bytes per second and time to first byte against connections: `python -m benchmarks.picture RESULTS.json`.
 
-Takes the file that run_concurrency writes, and writes a PNG and an SVG of the same name beside it, or into `--folder`.
-The same file gives the same bytes of SVG, so that a new run changes only the lines that differ. Needs matplotlib, which
-`make benchmark` installs; what is to be drawn is decided without it.
+Reads the file that run_concurrency writes, and writes a PNG and an SVG of the same name beside it, or into `--folder`.
+The same file always gives the same SVG, so that a new run changes only the lines that differ. Drawing needs matplotlib,
+which `make benchmark` installs; the plan of the panels is made without it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from blake3 import blake3
 
 from benchmarks.common import BenchmarkError, Row
 from benchmarks.runs import Run, read
-from benchmarks.subjects import DEPLOYED, NGINX, NODE, NODE_2
+from benchmarks.subjects import BESIDE, DEPLOYED, NGINX, NODE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "concurrency"
-"""Of the files, without their ends."""
+"""Name of the files, without extension."""
 
 MISSING = (
     "matplotlib is not installed, so no picture is drawn: `make benchmark` installs it, "
@@ -39,15 +39,15 @@ _WORK = re.compile(r"(\d+) MB package, (\d+) connections")
 
 STYLES = {
     NODE: ("#0072B2", "o"),
-    NODE_2: ("#56B4E9", "s"),
+    BESIDE: ("#56B4E9", "s"),
     NGINX: ("#D55E00", "^"),
     DEPLOYED: ("#666666", "D"),
 }
-"""Colour and marker of each subject, in the order of the legend. Colours of Okabe and Ito, which people who see red and
-green alike can tell apart; the markers tell them apart without any."""
+"""Colour and marker of each subject, in the order of the legend. The colours are those of Okabe and Ito, for red-green
+colour blindness; the markers distinguish the lines without colour."""
 
 FLOOR_MS = 0.01
-"""The least that a logarithmic axis of milliseconds shows."""
+"""Lower end of a logarithmic axis of milliseconds."""
 
 INCHES = (9.0, 4.4)
 DOTS_PER_INCH = 200
@@ -55,7 +55,7 @@ DOTS_PER_INCH = 200
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: (connections, value) by rising connections. A `faint` one is drawn thin, and not in the legend."""
+    """One line: (connections, value) by rising connections. A `faint` one is thin and not in the legend."""
 
     subject: str
     points: tuple[tuple[int, float], ...]
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One diagram. `unit` is that of its values; `logarithmic` says whether the axis of values is."""
+    """One diagram. `unit` is that of its values; `logarithmic` refers to the axis of values."""
 
     title: str
     unit: str
@@ -73,12 +73,12 @@ class Panel:
 
     @property
     def connections(self) -> list[int]:
-        """The numbers of connections that any line has a value for, rising."""
+        """The numbers of connections of all lines, rising."""
         return sorted({count for line in self.lines for count, _ in line.points})
 
     @property
     def steps(self) -> list[float]:
-        """Where a logarithmic axis of values has its marks: 1, 2, 5, 10 ... from below the least to above the most."""
+        """The ticks of a logarithmic axis of values: 1, 2, 5, 10 ... around all values."""
         values = [value for line in self.lines for _, value in line.points]
         lowest, highest = min(values), max(values)
         series = [digit * 10.0**power for power, digit in itertools.product(range(-6, 10), (1, 2, 5))]
@@ -90,7 +90,7 @@ class Panel:
 def layout(rows: Sequence[Row]) -> tuple[Panel, Panel]:
     """Return the panels of throughput (GB/s) and of time to first byte (ms). Raises `BenchmarkError` without figures.
 
-    Subjects that are not there have no line: nginx may not be installed.
+    A subject without figures, such as nginx if it is not installed, has no line.
     """
     rate = [line for name in STYLES if (line := _line(rows, name, "throughput", scale=1e-3))]
     median = [line for name in STYLES if (line := _line(rows, name, "first byte p50", floor=FLOOR_MS))]
@@ -108,7 +108,7 @@ def _line(
 ) -> Line | None:
     points = {}
     for row in rows:
-        # Only the plain work: TLS and the copying client have more in their names.
+        # Only the plain works: the names of those with TLS or the copying client are longer.
         work = _WORK.fullmatch(row.work)
         if work and int(work[1]) == DRAWN_MEGABYTES and (row.subject, row.metric) == (subject, metric):
             points[int(work[2])] = max(row.value * scale, floor)
@@ -116,19 +116,19 @@ def _line(
 
 
 def fingerprint(results: Path) -> str:
-    """Return what a picture says about the file it was drawn from: its BLAKE3 digest."""
+    """Return the text in a picture that names its source file by BLAKE3 digest."""
     return f"drawn from {blake3(results.read_bytes()).hexdigest()}"
 
 
 def can_draw() -> bool:
-    """Tell whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(results: Path, folder: Path) -> list[Path]:
-    """Draw the file `results` into `folder`; return the paths written, PNG and SVG.
+    """Draw the file `results` into `folder`; return the paths of PNG and SVG.
 
-    Raises `BenchmarkError` when the file has nothing to draw, or without matplotlib.
+    Raises `BenchmarkError` if the file has no figures to draw, or without matplotlib.
     """
     run, rows = read(results)
     panels = layout(rows)
@@ -136,7 +136,7 @@ def draw(results: Path, folder: Path) -> list[Path]:
         raise BenchmarkError(MISSING)
     folder.mkdir(parents=True, exist_ok=True)
     origin = fingerprint(results)
-    # Neither the time nor the program's version, which would change a picture whose figures are the same.
+    # Without time and program version: the same figures give the same picture.
     metadata: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Description": origin},
         "svg": {"Date": None, "Creator": None, "Description": origin},
@@ -153,7 +153,7 @@ def _save(run: Run, panels: Sequence[Panel], path: Path, metadata: dict[str, str
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # Ids in an SVG are random unless salted. The fonts come with the library: the same on every machine.
+    # Ids in an SVG are random unless salted. The fonts are matplotlib's own, the same on every machine.
     with mpl.rc_context({"svg.hashsalt": NAME, "font.family": "DejaVu Sans", "font.size": 10}):
         figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
@@ -191,10 +191,10 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 
 def main() -> int:
-    """Draw; status 1 when that cannot be done."""
+    """Draw; return exit status 1 if that is not possible."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS.json", help="what run_concurrency has written")
-    parser.add_argument("--folder", type=Path, help="where to draw (default: beside RESULTS.json)")
+    parser.add_argument("results", type=Path, metavar="RESULTS.json", help="a file written by run_concurrency")
+    parser.add_argument("--folder", type=Path, help="target folder (default: that of RESULTS.json)")
     options = parser.parse_args()
     try:
         made = draw(options.results, options.folder or options.results.parent)

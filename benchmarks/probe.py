@@ -1,8 +1,8 @@
-"""How long a small request waits: `python -m benchmarks.probe --port P --path /x --seconds S`.
+"""The latency of small requests: `python -m benchmarks.probe --port P --path /x --seconds S`.
 
-Asks every 20 ms, in turn on a connection that stays and on a new one, and waits for the whole answer. A connection that
-the server has closed meanwhile is made anew before the clock of that request starts. Prints one JSON object: `kept` and
-`new`, seconds from sending (for a new one: from connecting) to the end of the answer. Standard library only.
+Sends a request every 20 ms, alternately on a kept-alive and on a new connection, and waits for the whole answer. A
+connection that the server has closed is replaced before the clock of the request starts. Prints one JSON object: `kept`
+and `new`, seconds from sending (`new`: from connecting) to the end of the answer. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def connect(port: int) -> socket.socket:
 
 
 def ask(connection: socket.socket, request: bytes) -> None:
-    """Send the request and take its answer whole."""
+    """Send the request and receive its whole answer."""
     connection.sendall(request)
     taken = b""
     while True:

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 
 def large(bench: Bench) -> list[Figure]:
-    """Measure the package of a meeting with many documents, by more and more connections."""
+    """Measure the 64 MB package with rising numbers of connections."""
     return [figure for count in bench.plan.connections for figure in throughput(bench, Load(64, count))]
 
 
 def small(bench: Bench) -> list[Figure]:
-    """Measure a package so small that requests count and not bytes."""
+    """Measure a package so small that the cost of requests dominates."""
     return throughput(bench, Load(1, 32))
 
 
 def copying(bench: Bench) -> list[Figure]:
-    """Measure the large one with a client that copies what it gets, as real ones do."""
+    """Measure the 64 MB package with a client that copies bodies, as real ones do."""
     return throughput(bench, Load(64, 64, copy=True))
 
 
 def tls(bench: Bench) -> list[Figure]:
-    """Measure the large one over TLS."""
+    """Measure the 64 MB package over TLS."""
     return throughput(bench, Load(64, 32, tls=True))
 
 
@@ -62,11 +62,11 @@ SECTIONS: dict[str, Callable[[Bench], list[Figure]]] = {
     "tls": tls,
     "herd": herd,
 }
-"""Those with the same package beside each other, see `Plan.reuse`."""
+"""Sections, those with the same package next to each other, see `Plan.reuse`."""
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Parse whole numbers over zero, separated by commas."""
+    """Parse positive integers separated by commas."""
     found = tuple(int(part) for part in text.split(","))
     if min(found) < 1:
         raise ValueError(text)
@@ -74,7 +74,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def run(bench: Bench, names: list[str]) -> list[Figure]:
-    """Measure the sections of these names. Raises `BenchmarkError` when a subject does not serve the right bytes."""
+    """Measure the sections `names`. Raises `BenchmarkError` if a subject serves wrong bytes."""
     made = []
     for name in names:
         found = SECTIONS[name](bench)
@@ -86,7 +86,7 @@ def run(bench: Bench, names: list[str]) -> list[Figure]:
 
 
 def keep(run: Run, rows: list[Row], file: Path | None, folder: Path | None) -> None:
-    """Write the figures to `file`, and to `folder` with their picture if it can be drawn; None: not wanted."""
+    """Write the figures to `file`, and to `folder` with their picture if it can be drawn; None: neither."""
     if file is not None:
         write(run, rows, file)
     if folder is not None:
@@ -98,19 +98,20 @@ def keep(run: Run, rows: list[Row], file: Path | None, folder: Path | None) -> N
 
 
 def main() -> int:
-    """Measure, print, write. Status 1 when a subject does not serve the right bytes."""
+    """Measure, print, write. Return exit status 1 if a subject serves wrong bytes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_concurrency", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute: one short round of everything")
+    parser.add_argument("--quick", action="store_true", help="one short round of each section, less than a minute")
     parser.add_argument("--only", action="append", choices=SECTIONS, metavar="NAME", help=", ".join(SECTIONS))
-    parser.add_argument("--connections", type=numbers, help="of the large package, numbers separated by commas")
+    parser.add_argument("--connections", type=numbers, help="for the 64 MB package, numbers separated by commas")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="length of a turn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="also measure the node of another checkout")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     parser.add_argument(
         "--picture",
         type=Path,
         metavar="FOLDER",
-        help=f"write {NAME}.json, .png and .svg there (default: benchmarks/results, after a run of everything)",
+        help=f"folder for {NAME}.json, .png and .svg (default: benchmarks/results, after a run of all sections)",
     )
     options = parser.parse_args()
     names = options.only or list(SECTIONS)
@@ -122,15 +123,15 @@ def main() -> int:
         herd_rounds=options.rounds or plan.herd_rounds,
         seconds=options.seconds or plan.seconds,
     )
-    # What is kept in the repository comes from nothing less than a whole run.
-    kept = options.picture or (RESULTS if plan == FULL and options.only is None else None)
+    # Only the figures of a whole run are kept in the repository.
+    kept = options.picture or (RESULTS if plan == FULL and options.only is None and options.beside is None else None)
     if options.picture and "large" not in names:
         parser.error("the picture shows the section large, which is not among those measured")
     if kept and not can_draw():
         say(MISSING)
     with tempfile.TemporaryDirectory(prefix="trionode-benchmark-") as folder:
         try:
-            with Bench(plan, Path(folder)) as bench:
+            with Bench(plan, Path(folder), beside=options.beside) as bench:
                 made = run(bench, names)
         except BenchmarkError as error:
             say(str(error))

@@ -1,4 +1,4 @@
-"""The file of a run: its figures, with the day and the machine they come from."""
+"""The file of a run: its figures, date and machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """When, where and how much was measured. `date` is the day (UTC) as YYYY-MM-DD, `seconds` the length of a turn.
+    """The date, machine and plan of a run. `date` is the day (UTC) as YYYY-MM-DD, `seconds` the length of a turn.
 
-    A benchmark whose turns last as long as their work takes has no `seconds`.
+    `seconds` is absent in a benchmark whose turns have no fixed length.
     """
 
     date: str
@@ -34,7 +34,7 @@ class Run:
 
     @classmethod
     def here(cls, rounds: int, seconds: float | None = None) -> Run:
-        """Return a run of today on this machine. `cores` are those this process may use."""
+        """Return a run of today on this machine. `cores` are those available to this process."""
         return cls(
             date=datetime.now(UTC).date().isoformat(),
             cores=len(os.sched_getaffinity(0)),
@@ -46,7 +46,7 @@ class Run:
         )
 
     def __str__(self) -> str:
-        """Describe the machine and the measure in one line."""
+        """Return the machine and the plan in one line."""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}"
         rounds = "one round" if self.rounds == 1 else f"medians of {self.rounds} rounds"
         length = "" if self.seconds is None else f" of {self.seconds:g} s"
@@ -54,17 +54,17 @@ class Run:
 
 
 def _processor() -> str:
-    """Return what the machine calls its processor: a name on x86, elsewhere at least the architecture."""
+    """Return the name of the processor on x86, elsewhere at least the architecture."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return found[1].strip() if found else platform.machine()
 
 
 WORK = "run"
-"""The work of the rows that say which run it was."""
+"""The work of the rows that describe the run."""
 
 
 def _rows_of(run: Run) -> list[Row]:
-    # The date and the machine are words, and a row has numbers: they are whose rows these are.
+    # The value of a row is a number: date and machine are the subject of these rows.
     subject = f"{run.date}, {run.kernel}, Python {run.python}, {run.processor}"
     values = [("cores", run.cores, "cores"), ("rounds", run.rounds, "rounds"), ("turn", run.seconds, "s")]
     return [Row(WORK, subject, metric, value, unit) for metric, value, unit in values if value is not None]
@@ -78,16 +78,16 @@ def _run_of(rows: Sequence[Row]) -> Run:
 
 
 def write(run: Run, rows: Sequence[Row], path: Path) -> None:
-    """Write a JSON array of objects with the keys of `Row`; the first few say which run it was.
+    """Write a JSON array of objects with the keys of `Row`; the first ones describe the run.
 
-    Values have five digits that mean something, so that the file is read and compared easily.
+    Values have five significant digits, so that files are easy to compare.
     """
     spelt = [{**asdict(row), "value": float(f"{row.value:.5g}")} for row in [*_rows_of(run), *rows]]
     path.write_text(json.dumps(spelt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> tuple[Run, list[Row]]:
-    """Read what `write` has written. Raises `BenchmarkError` when it is no such file."""
+    """Read a file of `write`. Raises `BenchmarkError` for any other file."""
     try:
         found = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
         return _run_of([row for row in found if row.work == WORK]), [row for row in found if row.work != WORK]

@@ -1,4 +1,4 @@
-"""What the store costs beside what the disk and the digest cost anyway. See README.md for the method.
+"""The cost of the store relative to that of the disk and the digest. See README.md for the method.
 
 `python -m benchmarks.store [--quick] [--only WORD] [--rounds N] [--folder FOLDER] [--json FILE]`
 """
@@ -26,28 +26,28 @@ from benchmarks import many_versions, runs, wire
 from benchmarks.common import BenchmarkError, Row
 from benchmarks.goals import Figure, at_least, at_most, show_figures
 from examples.demo.packages import FIRST_BUILD, Package, make_documents, make_package, rebuild
-from store import Chunk, DiskStore, Manifest, split_file
+from store import Chunk, Manifest, Store, split_file
 from store.reading import split_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 READ_BYTES = 1024 * 1024
-"""What plain hashing reads at a time: the fastest of 64 KiB to 16 MiB here."""
+"""Read size of plain hashing: the fastest of 64 KiB to 16 MiB here."""
 
 APPEND_BYTES = 1024 * 1024
-"""What a stream is handed at a time."""
+"""Size of the data passed to a stream in one call."""
 
 PROBE_SECONDS = 0.06
 NOISE_SHARE = 0.25
-"""What others may use of the machine's processors during a turn, and of one before it: writing out for `sync` is the
-work of kernel threads, which are others too."""
+"""Share of the processors that others may use during a turn, and before it. Kernel threads, which write for `sync`,
+count as others."""
 
 CP_SYNC = 'start=$EPOCHREALTIME; cp "$1" "$2"; sync "$2"; end=$EPOCHREALTIME; echo "$start $end"'
-"""`cp` and `sync` as anybody would run them, timed inside the shell, so that starting the shell does not count."""
+"""`cp` and `sync`, timed inside the shell, so that starting it does not count."""
 
 Work = Callable[[], float]
-"""Does a piece of work once and returns the seconds it took, without what it had to prepare."""
+"""Does a piece of work once and returns its seconds, without those of its preparation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ QUICK = Plan(rounds=3, megabytes=256, versions=200, rebuilds=2, patience=0.0)
 
 
 def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Do every work once a round, in an order that moves on by one; return the seconds of each."""
+    """Do every work once a round, in rotating order; return the seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         order = [*works][number % len(works) :] + [*works][: number % len(works)]
@@ -76,10 +76,10 @@ def alternate(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
 
 
 class Quiet:
-    """Lets works begin, and if need be again, when the machine has little else to do.
+    """Starts works, if needed again, while the machine has little other load.
 
-    A work that uses both cores suffers from neighbours more than `cp` does. `patience` is how many seconds a turn may
-    wait for them; `noisy` counts the turns that they took part in all the same.
+    Other load slows a work that uses both cores more than it does `cp`. `patience` is how many seconds a turn may wait
+    for it to end; `noisy` counts the turns measured under load.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Quiet:
         self.noisy = 0
 
     def turn(self, work: Work) -> float:
-        """Do a work and return its seconds. What the one before left for the disk to do is done first."""
+        """Do a work and return its seconds. The writes of the one before are synced first."""
         deadline = time.monotonic() + self.patience
         while True:
             os.sync()
@@ -95,7 +95,7 @@ class Quiet:
             before = self._busy()
             begin = time.monotonic()
             seconds = work()
-            # What a work prepares and clears away is judged with it: mostly the same kind of work.
+            # The preparation and clean-up of a work count here: mostly the same kind of work.
             others = (self._busy() - before) / (time.monotonic() - begin) / (os.cpu_count() or 1)
             if others <= NOISE_SHARE:
                 return seconds
@@ -104,7 +104,7 @@ class Quiet:
                 return seconds
 
     def _wait(self, deadline: float) -> None:
-        """Wait until others use little of a probe."""
+        """Wait until others use little of the processors for `PROBE_SECONDS`."""
         while time.monotonic() < deadline:
             before, begin = self._busy(), time.monotonic()
             time.sleep(PROBE_SECONDS)
@@ -112,7 +112,7 @@ class Quiet:
                 return
 
     def _busy(self) -> float:
-        """Return the processor seconds that others have used, the kernel's own threads among them."""
+        """Return the processor seconds of others, kernel threads included."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=11)[1:9]]
         own = os.times()
         busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
@@ -123,7 +123,7 @@ quiet = Quiet()
 
 
 def speed_ratio(seconds: Mapping[str, list[float]], subject: str, peer: str) -> float:
-    """Return how many times as fast as the peer the subject was: the median of the rounds' ratios."""
+    """Return the speed of the subject relative to the peer: the median of the rounds' ratios."""
     return statistics.median(b / a for a, b in zip(seconds[subject], seconds[peer], strict=True))
 
 
@@ -134,7 +134,7 @@ def rate(size: int, seconds: list[float]) -> float:
 
 @contextmanager
 def clock() -> Iterator[Callable[[], float]]:
-    """Yield what returns the seconds since the block was entered, or how long it took once it has ended."""
+    """Yield a function that returns the seconds since the block was entered, until its end."""
     start = time.perf_counter()
     end: float | None = None
     try:
@@ -158,7 +158,7 @@ def cp_sync(source: Path, target: Path) -> float:
 
 
 def memory_reader(data: bytes) -> Callable[[memoryview, int], int]:
-    """Return a reader of bytes in memory, as `store.reading` wants one."""
+    """Return a reader of bytes in memory, as `store.reading` expects it."""
     whole = memoryview(data)
 
     def read_into(view: memoryview, offset: int) -> int:
@@ -170,8 +170,8 @@ def memory_reader(data: bytes) -> Callable[[memoryview, int], int]:
 
 
 def commit_by_stream(data: bytes, folder: Path) -> float:
-    """Store a package of which nothing is known: written, its zip read whole, cut, hashed, synced, published."""
-    with DiskStore.open(folder) as store:
+    """Store a package without a manifest: write, read the whole zip, split, hash, sync, publish."""
+    with Store.open(folder) as store:
         view = memoryview(data)
         with clock() as elapsed:
             fill = store.begin_stream("meeting")
@@ -184,8 +184,8 @@ def commit_by_stream(data: bytes, folder: Path) -> float:
 
 
 def commit_by_fill(data: bytes, folder: Path) -> float:
-    """Cut and hash a package in memory, then store it chunk by chunk, each verified, as from a shim origin."""
-    with DiskStore.open(folder) as store:
+    """Split and hash a package in memory, then store and verify it chunk by chunk, as from a master with the shim."""
+    with Store.open(folder) as store:
         view = memoryview(data)
         with clock() as elapsed:
             manifest = split_bytes(memory_reader(data), len(data))
@@ -221,14 +221,14 @@ def measure_commit(folder: Path, package: Package, work: str, rounds: int, goal:
 
 
 def update(folder: Path, old: Path, manifest: Manifest, new_bytes: Mapping[Chunk, bytes]) -> float:
-    """Store a version beside the one it was made from: from reserving to committed, its new bytes being here."""
+    """Store an update beside the old version, from reservation to commit, with the new bytes in memory."""
     shutil.rmtree(folder, ignore_errors=True)
-    with DiskStore.open(folder) as store:
+    with Store.open(folder) as store:
         first = store.begin_stream("meeting")
         first.append(old.read_bytes())
         first.commit()
         first.close()
-        store.find(manifest.chunks[0].digest)  # the index is there, as in any node that has run for a while
+        store.find(manifest.chunks[0].digest)  # build the index, as in a node that has run for a while
         os.sync()
         with clock() as elapsed:
             fill = store.begin_fill(manifest)
@@ -240,10 +240,10 @@ def update(folder: Path, old: Path, manifest: Manifest, new_bytes: Mapping[Chunk
 
 
 def measure_update(folder: Path, package: Package, rounds: int) -> list[Figure]:
-    """Compare an update of which one document is new with `cp` and `sync` of the new version.
+    """Compare an update with one new document with `cp` and `sync` of the new version.
 
-    The new document comes last of all. Where it lies in the package decides how much of the whole can be hashed
-    before: half on average; with the first one nothing, which is reported beside it.
+    The new document arrives last. Its position in the package decides how much of the whole can be hashed before: half
+    on average; with the first document nothing, which is reported as well.
     """
     work = f"update, {package.size / 1e6:.0f} MB, one document new"
     known = {chunk.digest for chunk in split_file(package.path).chunks}
@@ -270,14 +270,14 @@ def measure_update(folder: Path, package: Package, rounds: int) -> list[Figure]:
 
 
 def timed(do: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds of a call."""
     with clock() as elapsed:
         do()
     return elapsed()
 
 
 def measure_cutting(packages: Mapping[str, Package], rounds: int) -> list[Figure]:
-    """Cut and hash, chunks and whole: bytes in memory, without a disk; and a file in the page cache."""
+    """Split and hash, chunks and whole: bytes in memory, without a disk; and a file in the page cache."""
     figures: list[Figure] = []
     for name, package in packages.items():
         work = f"cut and hash, {name}"
@@ -300,7 +300,7 @@ def measure_cutting(packages: Mapping[str, Package], rounds: int) -> list[Figure
 
 
 def plain_hash(path: Path) -> float:
-    """Hash a file as a short program would: one buffer, one thread."""
+    """Hash a file with one buffer and one thread."""
     hasher = blake3()
     buffer = memoryview(bytearray(READ_BYTES))
     with clock() as elapsed, path.open("rb", buffering=0) as file:
@@ -311,16 +311,16 @@ def plain_hash(path: Path) -> float:
 
 
 def b3sum(path: Path) -> float:
-    """Run the command of that name over a file."""
+    """Run the command `name` on a file."""
     with clock() as elapsed:
         subprocess.run(["b3sum", path], capture_output=True, check=True)
     return elapsed()
 
 
 def measure_verify(folder: Path, package: Package, rounds: int) -> list[Figure]:
-    """Compare verifying a version with hashing its file: by `b3sum` when it is installed, and in plain Python."""
+    """Compare verifying a version with hashing its file: by `b3sum` if installed, and in plain Python."""
     work = f"verify, {package.size / 1e6:.0f} MB"
-    with DiskStore.open(folder / "store") as store:
+    with Store.open(folder / "store") as store:
         fill = store.begin_stream("meeting")
         fill.append(package.path.read_bytes())
         digest = fill.commit().digest
@@ -347,7 +347,7 @@ def measure_verify(folder: Path, package: Package, rounds: int) -> list[Figure]:
 
 
 def sections(plan: Plan, folder: Path) -> dict[str, Callable[[], list[Figure]]]:
-    """Return what is measured, by name."""
+    """Return the sections by name."""
     large = partial(build, folder / "large.zip", plan.megabytes // 2, 2_000_000)
     small = partial(build, folder / "small.zip", 2_000, 20_000)
     usual = partial(build, folder / "usual.zip", 40, 2_000_000)
@@ -372,7 +372,7 @@ def sections(plan: Plan, folder: Path) -> dict[str, Callable[[], list[Figure]]]:
 
 
 def build(path: Path, count: int, size: int) -> Package:
-    """Make a package of that many documents, unless this run has made it already."""
+    """Return a package of that many documents, made once in a run."""
     documents = make_documents(count, size, seed=path.name)
     if path not in _built:
         _built[path] = make_package(path, documents, level=1)
@@ -383,14 +383,14 @@ _built: dict[Path, Package] = {}
 
 
 def main() -> int:
-    """Measure, print, write. Status 1 when something did not come out right; a goal not met is no such thing."""
+    """Measure, print, write. Return exit status 1 after an error; a missed goal is not one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute: fewer rounds, fewer versions")
-    parser.add_argument("--only", action="append", metavar="WORD", help="only the sections of these names")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and versions, less than a minute")
+    parser.add_argument("--only", action="append", metavar="WORD", help="only this section; may be repeated")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--folder", type=Path, help="where to measure: on the disk in question")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure")
     parser.add_argument("--patience", type=float, help="seconds a turn may wait for a quiet machine")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
     options = parser.parse_args()
     base = QUICK if options.quick else FULL
     quiet.patience = base.patience if options.patience is None else options.patience
@@ -407,7 +407,7 @@ def main() -> int:
                 show_figures(section, figures)
                 rows += [figure.row for figure in figures]
                 if quiet.noisy:
-                    print(f"The machine had other work to do during {quiet.noisy} turns of these.\n")
+                    print(f"{quiet.noisy} of these turns were measured under other load.\n")
                     quiet.noisy = 0
         except BenchmarkError as error:
             print(error, file=sys.stderr)

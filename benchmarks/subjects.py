@@ -1,4 +1,4 @@
-"""Everyone who is compared, started as processes over the same package: the node, the deployed design, nginx."""
+"""The compared servers, as processes over the same package: the node, the deployed design, nginx."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NODE = "trionode"
-NODE_2 = "trionode, 2 workers"
+BESIDE = "trionode, other checkout"
 DEPLOYED = "deployed design"
 NGINX = "nginx"
 
@@ -29,7 +29,7 @@ SMALL_FILE = "small.json"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A server that runs, the path of the package on it, that of something small, and where its packages lie."""
+    """A running server, its paths of the package and of something small, and the folder of its packages."""
 
     server: Server
     path: str
@@ -38,7 +38,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Its name in the tables."""
         return self.server.name
 
 
@@ -52,7 +52,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How nginx is set where it matters for large files. The defaults are what served fastest, see README.md."""
+    """The settings of nginx that matter for large files. The defaults were the fastest, see README.md."""
 
     workers: int = 2
     chunk: str = "2m"
@@ -60,7 +60,7 @@ class Tuning:
 
 
 def make(folder: Path, megabytes: int) -> Package:
-    """Make a package of about so many million bytes in `folder`: documents of up to 2 MB, as real ones have."""
+    """Make a package of about `megabytes` million bytes in `folder`, with documents of up to 2 MB, as in real ones."""
     folder.mkdir(parents=True)
     count = max(1, megabytes // 2)
     documents = make_documents(count, megabytes * 1_000_000 // count, seed=f"{megabytes} MB")
@@ -70,7 +70,7 @@ def make(folder: Path, megabytes: int) -> Package:
 
 
 def make_certificate(folder: Path) -> Certificate | None:
-    """Make a certificate for 127.0.0.1 (P-256, so that handshakes weigh little); None without openssl."""
+    """Make a certificate for 127.0.0.1 (P-256, whose handshakes are cheap); None without openssl."""
     if (program := shutil.which("openssl")) is None:
         return None
     made = Certificate(folder / "cert.pem", folder / "key.pem")
@@ -81,7 +81,7 @@ def make_certificate(folder: Path) -> Certificate | None:
 
 
 def start_master(stack: ExitStack, folder: Path, files: Path) -> Server:
-    """Run a master, from which nodes get the package. It idles while they are measured."""
+    """Run a master from which nodes fetch the package. It is idle during the measurements."""
     port = free_port()
     command = [sys.executable, "-m", "master_shim", "serve", "--packages", str(files), "--host", "127.0.0.1"]
     master = stack.enter_context(Server("master", port, [*command, "--port", str(port)], folder / "master.log"))
@@ -90,24 +90,32 @@ def start_master(stack: ExitStack, folder: Path, files: Path) -> Server:
 
 
 def start_node(
-    stack: ExitStack, folder: Path, master_port: int, *, workers: int = 1, certificate: Certificate | None = None
+    stack: ExitStack,
+    folder: Path,
+    master_port: int,
+    *,
+    checkout: Path | None = None,
+    certificate: Certificate | None = None,
 ) -> Subject:
-    """Run a node as an administrator would: `trionode serve`, nothing tuned but the number of workers."""
+    """Run `trionode serve` without tuning.
+
+    With `checkout` the node is that of another checkout of this project, with its own `.venv`.
+    """
     port = free_port()
-    name = NODE if workers == 1 else NODE_2
-    storage = folder / f"node-{workers}"
-    command = [sys.executable, "-m", "trionode", "serve", "--main-server", f"http://127.0.0.1:{master_port}"]
+    storage = folder / ("node" if checkout is None else "node-beside")
+    python = sys.executable if checkout is None else str(checkout / ".venv" / "bin" / "python")
+    command = [python, "-m", "trionode", "serve", "--main-server", f"http://127.0.0.1:{master_port}"]
     command += ["--node-address", f"127.0.0.1:{port}", "--storage-path", str(storage)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     if certificate is not None:
         command += ["--certfile", str(certificate.cert), "--keyfile", str(certificate.key)]
-    log = folder / f"node-{workers}.log"
-    server = Server(name, port, command, log, tls=certificate is not None)
+    name, log = NODE if checkout is None else BESIDE, storage.with_suffix(".log")
+    server = Server(name, port, command, log, tls=certificate is not None, cwd=checkout)
     return Subject(stack.enter_context(server), DOWNLOAD, "/health", storage / "packages")
 
 
 def start_deployed(stack: ExitStack, folder: Path, files: Path, master_port: int | None = None) -> Subject:
-    """Run the deployed node's way of sending a file, and with `master_port` its way of getting it."""
+    """Run the deployed node's way of sending a file, and with `master_port` also its way of fetching it."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.deployed_node", str(port), str(files)]
     command += [] if master_port is None else [f"http://127.0.0.1:{master_port}"]
@@ -125,7 +133,7 @@ def start_nginx(
     certificate: Certificate | None = None,
     origin_port: int | None = None,
 ) -> Subject | None:
-    """Run nginx, tuned for large files, over `files`, or with `origin_port` as a cache; None without it installed."""
+    """Run nginx, tuned for large files, over `files`, or with `origin_port` as a cache; None if not installed."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         return None
@@ -137,7 +145,7 @@ def start_nginx(
     config = place / "nginx.conf"
     config.write_text(
         _CONFIG.format(
-            # As root its workers would become another user, who may not read a temporary folder.
+            # As root, its workers would run as another user, who cannot read a temporary folder.
             user="user root;" if os.geteuid() == 0 else "",
             workers=tuning.workers,
             chunk=tuning.chunk,

@@ -1,6 +1,6 @@
 """Write the figures of a run into the tables of both READMEs: `python -m benchmarks.summary`.
 
-Takes benchmarks/results/concurrency.json, which a whole run of run_concurrency leaves, and replaces what stands below
+Reads benchmarks/results/concurrency.json, which a whole run of run_concurrency writes, and replaces the tables below
 `<!-- figures -->` and `<!-- waits -->`. A test compares the READMEs with the file.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.common import ROOT, BenchmarkError, Row
 from benchmarks.herd import NGINX_CACHE
 from benchmarks.runs import read
-from benchmarks.subjects import DEPLOYED, NGINX, NODE, NODE_2
+from benchmarks.subjects import DEPLOYED, NGINX, NODE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,28 +21,27 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "benchmarks" / "results" / "concurrency.json"
 LANGUAGES = {"README.md": 0, "README.zh-CN.md": 1}
-"""Which of a pair of texts a file has."""
+"""Index of a README's language in `Text`."""
 
 NOTHING = "–"
-"""In a table, for what was not measured of a subject."""
+"""Cell of a figure that was not measured."""
 
 Text = tuple[str, str]
-"""In English and in Chinese."""
+"""A text in English and in Chinese."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A line of the first table: what `own` is, over everyone else."""
+    """A row of the first table: the node relative to the other subjects."""
 
     label: Text
     work: str
     metric: str
-    own: str = NODE
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A line of the second table: each subject's own metrics of one work."""
+    """A row of the second table: each subject's own metrics of one work."""
 
     label: Text
     work: str
@@ -65,16 +64,17 @@ RATIOS = (
         for count in (32, 64, 200)
     ),
     Ratio(
-        ("the same with two workers, 64 connections", "同上，两个工作进程、64 个连接"),
-        "64 MB package, 64 connections",
+        (
+            "the same with a client that copies what it reads, 64 connections",
+            "同上，客户端会复制所读内容，64 个连接",
+        ),
+        "64 MB package, 64 connections, copying client",
         "throughput",
-        NODE_2,
     ),
     Ratio(
-        ("bytes/s of a 1 MB package, 32 connections, two workers", "1 MB 的包、32 个连接、两个工作进程，每秒字节数"),
+        ("bytes/s of a 1 MB package, 32 connections", "1 MB 的包、32 个连接，每秒字节数"),
         "1 MB package, 32 connections",
         "throughput",
-        NODE_2,
     ),
     Ratio(
         (
@@ -89,7 +89,6 @@ RATIOS = (
 MEASURE_HEAD: tuple[Text, ...] = (
     ("what clients and the machine notice", "客户端和机器的感受"),
     ("trionode", "trionode"),
-    ("two workers", "两个工作进程"),
     ("deployed design", "现有节点的做法"),
     ("nginx", "nginx"),
 )
@@ -139,22 +138,20 @@ MEASURES = (
 def tables(rows: Sequence[Row], language: int) -> dict[str, list[list[str]]]:
     """Return the tables of the READMEs by name, heads included, as cells. `language` is an index of `Text`.
 
-    Raises `BenchmarkError` when the rows are not those of a whole run.
+    Raises `BenchmarkError` if the rows are not those of a whole run.
     """
     values = {(row.work, row.subject, row.metric): row.value for row in rows}
     times = (" times", " 倍")[language]
     figures = [[text[language] for text in RATIO_HEAD]]
     for line in RATIOS:
-        cells = [
-            _cell(values, line.work, f"{line.own} / {other}", (line.metric,), times) for other in (DEPLOYED, NGINX)
-        ]
+        cells = [_cell(values, line.work, f"{NODE} / {other}", (line.metric,), times) for other in (DEPLOYED, NGINX)]
         figures.append([line.label[language], *_known(cells, line.work)])
     waits = [[text[language] for text in MEASURE_HEAD]]
     for measure in MEASURES:
         unit = f" {measure.unit}" if measure.unit else ""
         cells = [
             _cell(values, measure.work, subject, measure.metrics, unit)
-            for subject in (NODE, NODE_2, DEPLOYED, NGINX_CACHE if "herd" in measure.work else NGINX)
+            for subject in (NODE, DEPLOYED, NGINX_CACHE if "herd" in measure.work else NGINX)
         ]
         waits.append([measure.label[language], *_known(cells, measure.work)])
     return {"figures": figures, "waits": waits}
@@ -175,7 +172,7 @@ def _known(cells: list[str], work: str) -> list[str]:
 
 
 def _spell(value: float, decimals: int) -> str:
-    """Spell with so many decimals; with two below one, and as a whole number from ten on."""
+    """Format with `decimals`; with two below one, and as a whole number from ten on."""
     return f"{value:.0f}" if value >= 10 else f"{value:.{decimals if value >= 1 else 2}f}"
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from benchmarks.common import BenchmarkError, Row
 from benchmarks.goals import Figure, Goal
 from examples.demo.packages import FIRST_BUILD, Package, make_documents, make_package, rebuild
-from master_shim.versions import GZIP_LEVEL
-from store import DiskStore, split_file
+from master_shim.packages.versions import GZIP_LEVEL
+from store import Store, split_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ PROGRAMS = {"casync": ("casync",), "zsync": ("zsync", "zsyncmake"), "rsync": ("r
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command and return what it printed. Raises `BenchmarkError`."""
+    """Run a command and return its output. Raises `BenchmarkError`."""
     ended = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise BenchmarkError(f"{command[0]}: {ended.stderr.strip()[-1000:]}")
@@ -34,16 +34,16 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 class Ours:
-    """A node's store: the manifest, compressed as the shim sends it, and the chunks that no version here has."""
+    """A node's store: the manifest, compressed as the shim sends it, and the chunks that no stored version has."""
 
     def __init__(self, folder: Path, first: Path) -> None:
         self.manifest_bytes = 0
-        self._store = DiskStore.open(folder)
+        self._store = Store.open(folder)
         self.fetch(first, first)
         self.manifest_bytes = 0
 
     def fetch(self, old: Path, new: Path) -> int:
-        """Fill the new version. `old` is in the store."""
+        """Fill the new version. `old` is stored already."""
         del old
         manifest = split_file(new)
         sent = len(gzip.compress(manifest.to_json(), GZIP_LEVEL, mtime=0))
@@ -51,7 +51,7 @@ class Ours:
         fill = self._store.begin_fill(manifest)
         with new.open("rb") as file:
             for chunk in fill.missing():
-                if fill.covered(chunk.offset) < chunk.size:  # not by a twin that has come meanwhile
+                if fill.covered(chunk.offset) < chunk.size:  # not by an identical chunk fetched meanwhile
                     file.seek(chunk.offset)
                     fill.write(chunk, file.read(chunk.size))
                     sent += chunk.size
@@ -61,7 +61,7 @@ class Ours:
 
 
 class Casync:
-    """The index, and the chunk files (compressed) that earlier versions did not bring. Of 64 KiB, as is usual there."""
+    """casync: the index, and the new chunk files (compressed), of 64 KiB, its default."""
 
     def __init__(self, folder: Path, first: Path) -> None:
         self._folder = folder
@@ -70,7 +70,7 @@ class Casync:
         self.fetch(first, first)
 
     def fetch(self, old: Path, new: Path) -> int:
-        """Make the new version's index, which puts its new chunks into the common folder of chunks."""
+        """Make the new version's index, which adds its new chunks to the common chunk folder."""
         del old
         index = self._folder / "index.caibx"
         index.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class Casync:
 
 
 class Zsync:
-    """The control file, and the ranges that a server sent."""
+    """zsync: the control file, and the ranges that a server sent."""
 
     def __init__(self, folder: Path, first: Path) -> None:
         del first
@@ -101,20 +101,20 @@ class Zsync:
 
 
 class Rsync:
-    """All that sender and receiver tell each other, as `--stats` counts it."""
+    """rsync: all bytes between sender and receiver, as counted by `--stats`."""
 
     def __init__(self, folder: Path, first: Path) -> None:
         del first
         self._folder = folder
 
     def fetch(self, old: Path, new: Path) -> int:
-        """Bring a copy of the old version up to the new one, by differences as over a network."""
+        """Update a copy of the old version with the delta algorithm, as over a network."""
         target = self._folder / "target.zip"
         shutil.copyfile(old, target)
         said = run("rsync", "--no-whole-file", "--ignore-times", "--stats", new, target, cwd=self._folder)
         counts = re.findall(r"^Total bytes (?:sent|received): ([\d,.]+)$", said, re.MULTILINE)
         if len(counts) != 2 or target.read_bytes() != new.read_bytes():
-            raise BenchmarkError(f"rsync made another file, or said something new:\n{said}")
+            raise BenchmarkError(f"rsync made another file, or printed an unknown format:\n{said}")
         return sum(int(re.sub(r"\D", "", count)) for count in counts)
 
 
@@ -129,7 +129,7 @@ class RangeServer(ThreadingHTTPServer):
 
 
 class RangeHandler(BaseHTTPRequestHandler):
-    """Answers GET with a whole file or the ranges asked for."""
+    """Answers GET with a whole file or the requested ranges."""
 
     protocol_version = "HTTP/1.1"
     server: RangeServer
@@ -166,7 +166,7 @@ class RangeHandler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(path: Path) -> Iterator[RangeServer]:
-    """Serve a file on a port of 127.0.0.1."""
+    """Serve a file on a free port of 127.0.0.1."""
     with RangeServer(path) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -178,7 +178,7 @@ def serve(path: Path) -> Iterator[RangeServer]:
 
 
 def measure(folder: Path, name: str, count: int, size: int, rebuilds: int, goal: Goal | None) -> list[Figure]:
-    """Rebuild a package time and again, each time with one other document and new times; add up what was fetched."""
+    """Rebuild a package repeatedly, each time with one new document and new times; return the total bytes fetched."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     old = make_package(folder / "0.zip", make_documents(count, size, seed=name), level=1)
@@ -204,7 +204,7 @@ def measure(folder: Path, name: str, count: int, size: int, rebuilds: int, goal:
 
 
 def rebuilt(old: Package, folder: Path, number: int) -> Package:
-    """Build a package again an hour later, with another document replaced each time."""
+    """Rebuild a package an hour later, with another document replaced each time."""
     made_at = FIRST_BUILD + timedelta(hours=number)
     at = number * 7 % len(old.documents)
     return rebuild(old, made_at=made_at, replaced=(at,), path=folder / f"{number}.zip")

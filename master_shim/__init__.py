@@ -1,7 +1,6 @@
-"""What a master gains: an ASGI app that sends clients to nodes, to mount in a master or to wrap one with.
+"""An addition to a master: an ASGI application that redirects clients to nodes. Mount it, or wrap a master with it.
 
-The names are loaded when first used: a node takes the wire types from `master_shim.protocol`, and needs
-none of the app for that.
+The names are loaded when first used, so that nodes can import `master_shim.protocol` without the application.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .app import MasterShim
     from .middleware import MasterShimMiddleware
-    from .packages import DirectoryPackages
+    from .packages.directory import DirectoryPackages
 
 __all__ = ["DirectoryPackages", "MasterShim", "MasterShimMiddleware"]
 
-_HOMES = {"DirectoryPackages": ".packages", "MasterShim": ".app", "MasterShimMiddleware": ".middleware"}
+_MODULES = {"DirectoryPackages": ".packages.directory", "MasterShim": ".app", "MasterShimMiddleware": ".middleware"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name (PEP 562)."""
-    if name not in _HOMES:
+    """Return a public name, imported when first used (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    return getattr(import_module(_MODULES[name], __name__), name)

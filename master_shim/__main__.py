@@ -1,4 +1,4 @@
-"""`python -m master_shim`: the same as the command `master-shim`."""
+"""`python -m master_shim`: the command `master-shim`."""
 
 from .cli import main
 

@@ -1,7 +1,7 @@
-"""`MasterShim`: what a master gains, as one ASGI app to mount or to wrap a master with.
+"""`MasterShim`: the shim as one ASGI application, to mount in a master or to wrap one with.
 
-Pure ASGI on anyio: it runs under asyncio and Trio, in any framework, and needs neither a lifespan nor a
-background task, since a framework that mounts it gives it neither.
+It uses ASGI and anyio only, so it runs in any framework, under asyncio and Trio. It needs no lifespan and no background
+task, since frameworks do not pass the lifespan to mounted applications.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ import time
 from typing import TYPE_CHECKING
 
 from . import errors
-from .asgi import Answer, Request, json_answer, preflight_answer
+from .asgi import Answer, Request, json_answer
 from .balancer import Balancer
-from .download_routes import DownloadRoutes
-from .node_routes import NodeRoutes
-from .packages import ListedPackages
+from .handlers.downloads import DownloadHandlers
+from .handlers.nodes import NodeHandlers
+from .handlers.sending import PackageSender
+from .handlers.status import StatusHandlers
+from .packages.in_progress import InProgress
+from .packages.source import ListedPackages
+from .packages.versions import PackageVersions
+from .protocol.cors import preflight
+from .protocol.target import path_of
 from .registry import Registry
-from .routes import Match, Route, find
-from .sending import PackageSender
-from .status_routes import StatusRoutes
-from .versions import PackageVersions
+from .routes import Route, find
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .asgi import Receive, Scope, Send
-    from .packages import PackageFinder
-    from .status_routes import Snapshot
+    from .packages.in_progress import Snapshot
+    from .packages.source import PackageFinder
+    from .protocol.target import Header
+    from .routes import Match
 
 _log = logging.getLogger("master_shim")
 
@@ -49,16 +54,16 @@ STATUS_OF: dict[type[errors.ShimError], int] = {
     errors.PackageUnreadable: 500,
     errors.FolderUnreadable: 500,
 }
-"""The one place where an error becomes an HTTP status; any other error is ours, and answered 500."""
+"""The HTTP status of each error. Any other exception is a fault of the program: 500."""
 
 RETRY_SECONDS = 2
-"""What a 503 tells a client to wait: a package is read, and a node's heartbeat due, within this."""
+"""The Retry-After of a 503: within this time a package is read, or a node's heartbeat is due."""
 
 
 class MasterShim:
-    """The ASGI app. `packages` is a `DirectoryPackages`, or any async callable `meeting_id -> path or None`.
+    """The ASGI application. `packages` is a `DirectoryPackages` or any async callable `meeting_id -> path or None`.
 
-    A callable cannot list what is in progress, so the status routes are then left to the master.
+    A callable cannot list the meetings in progress, so the status routes are left to the master. Raises `TypeError`.
     """
 
     def __init__(
@@ -73,15 +78,16 @@ class MasterShim:
             raise TypeError(f"packages must be a DirectoryPackages or an async callable, not {packages!r}")
         self.registry = Registry()
         self._clock = clock
-        # Not cryptographic: tickets are names, and ties want no secret.
-        balancer = Balancer(rng or random.Random())  # noqa: S311
         versions = versions or PackageVersions()
+        self._in_progress = InProgress(packages if isinstance(packages, ListedPackages) else None, versions)
+        # Not cryptographic: tickets are only names, and ties are not secret.
+        balancer = Balancer(rng or random.Random())  # noqa: S311
         self._sender = PackageSender()
-        listed = packages if isinstance(packages, ListedPackages) else None
-        status = StatusRoutes(listed, versions, self.registry, clock)
-        nodes = NodeRoutes(self.registry, balancer, clock, status.token)
-        downloads = DownloadRoutes(packages, versions, self.registry, balancer, self._sender, clock, status.snapshot)
-        self._status, self._downloads = status, downloads
+        self._downloads = downloads = DownloadHandlers(
+            packages, versions, self._in_progress, self.registry, balancer, self._sender, clock
+        )
+        nodes = NodeHandlers(self.registry, balancer, self._in_progress, clock)
+        status = StatusHandlers(self._in_progress, self.registry, clock)
         self._handlers: dict[Route, Callable[[Request], Awaitable[Answer | None]]] = {
             Route.REGISTER: nodes.register,
             Route.HEARTBEAT: nodes.heartbeat,
@@ -103,39 +109,36 @@ class MasterShim:
 
     @property
     def active_downloads(self) -> int:
-        """Packages being sent from here at this moment."""
+        """Number of packages that are being sent from here."""
         return self._sender.active
 
     async def snapshot(self) -> Snapshot:
-        """Return what is in progress, with the token. Raises `RouteMissing` when that cannot be listed."""
-        return await self._status.snapshot()
+        """Return the meetings in progress, with the token. Raises `RouteMissing` if they cannot be listed."""
+        return await self._in_progress.snapshot()
 
     async def nodes_missing(self, meeting_id: str) -> list[str]:
         """Return the ids of the live nodes that do not hold the meeting's current package yet.
 
-        What a master's start gate waits for: an empty list opens it. Raises `MeetingMissing` and what reading
-        the package raises.
+        A master's start gate waits until this is empty. Raises as `DownloadHandlers.version`.
         """
         digest = (await self._downloads.version(meeting_id)).digest
         nodes = self.registry.nodes(self._clock())
         return [node.node_id for node in nodes if not node.holds(meeting_id, digest)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a lifespan, if the server offers one, is taken note of and left again."""
+        """Serve one ASGI scope. A lifespan is acknowledged; websockets are closed."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
-            return
-        if scope["type"] == "websocket":
+            await _acknowledge_lifespan(receive, send)
+        elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
-            return
-        match = find(scope["path"], scope.get("root_path", ""))
-        await self.answer(match, scope, receive, send)
+        else:
+            await self.answer(find(path_of(scope)), scope, receive, send)
 
     async def answer(
-        self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, whole: bool = True
+        self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, standalone: bool = True
     ) -> None:
-        """Answer a request whose route was found already (None: there is none). `whole`: see `Request`."""
-        request = Request(scope, receive, send, match or _NOWHERE, whole)
+        """Answer a request whose route was found (None: there is none). `standalone`: see `Request`."""
+        request = Request(scope, receive, send, match.argument if match is not None else "", standalone)
         try:
             answer = await self._handle(match, request)
             if answer is not None:
@@ -143,53 +146,48 @@ class MasterShim:
         except errors.ShimError as error:
             await request.send_answer(_answer_of(error))
         except OSError as error:
+            # After the start of the answer, it means that the client disconnected (ASGI 2.4).
             if not request.answered:
-                await self._fail(request, error)
-            # Else a server's way to say that the client has left (ASGI 2.4).
+                await _fail(request, error)
         except Exception as error:
             if request.answered:
-                raise  # too late for an answer: the server cuts the connection, and says why
-            await self._fail(request, error)
-
-    async def _fail(self, request: Request, error: Exception) -> None:
-        _log.error("%s %r failed", request.method, request.scope["path"][:200], exc_info=error)
-        await request.send_answer(json_answer({"detail": "Internal server error"}, 500))
+                raise  # too late for another answer: the server cuts the connection and logs it
+            await _fail(request, error)
 
     async def _handle(self, match: Match | None, request: Request) -> Answer | None:
         if match is None:
             raise errors.RouteMissing
-        method = request.method
-        if method not in match.route.methods:
-            if method == "OPTIONS":
-                return preflight_answer(match.route.allowed, request.header(b"access-control-request-headers"))
-            raise errors.MethodRefused(match.route.allowed)
-        return await self._handlers[match.route](request)
+        route = match.route
+        if request.method in route.methods:
+            return await self._handlers[route](request)
+        if request.method == "OPTIONS":
+            return Answer(204, preflight(route.allowed, request.fields.get("access-control-request-headers")))
+        raise errors.MethodRefused(route.allowed)
 
 
-_NOWHERE = Match(Route.ROOT, "", "")
+async def _fail(request: Request, error: Exception) -> None:
+    _log.error("%s %r failed", request.method, request.scope["path"][:200], exc_info=error)
+    await request.send_answer(json_answer({"detail": "Internal server error"}, 500))
 
 
 def _answer_of(error: errors.ShimError) -> Answer:
     detail: object = str(error)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
     status = STATUS_OF[type(error)]
     if isinstance(error, errors.MethodRefused):
-        headers = ((b"allow", f"{error.allowed}, OPTIONS".encode()),)
+        headers = ((b"allow", error.subject.encode()),)
     elif isinstance(error, errors.MessageInvalid):
-        # The form FastAPI gives it, which the deployed nodes may look into.
+        # In FastAPI's form, which deployed nodes may read.
         kind = "missing" if error.missing else "value_error"
-        detail = [{"type": kind, "loc": ["body", error.field] if error.field else ["body"], "msg": str(error)}]
-    elif isinstance(error, errors.PackageUnreadable):
-        if not error.said:
-            _log.error("package %s cannot be read: %s", error.path, error.reason)
+        detail = [{"type": kind, "loc": ["body", error.subject] if error.subject else ["body"], "msg": str(error)}]
     elif isinstance(error, errors.FolderUnreadable):
-        _log.error("the packages folder %s cannot be read: %s", error.folder, error.reason)
+        _log.error("the packages folder %s cannot be read: %s", error.subject, error.reason)
     elif status == 503:
         headers = ((b"retry-after", b"%d" % RETRY_SECONDS),)
-    return json_answer({"detail": detail}, status, headers)
+    return json_answer({"detail": detail}, status, *headers)
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":

@@ -1,84 +1,76 @@
-"""The few things of ASGI and HTTP the shim needs: a request, an answer, and how one is sent. No framework.
-
-A redirect is what a master answers most, in bursts; so headers are looked at only when a route asks for them.
-"""
+"""The parts of ASGI and HTTP that the shim needs: a request, an answer, and sending it. Independent of frameworks."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from .errors import BodyTooLarge, BodyTooSlow
+from .protocol import cors
+from .protocol.target import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .routes import Match
+    from .protocol.target import Header
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Header = tuple[bytes, bytes]
 
 MAX_BODY_BYTES = 1024 * 1024
-"""A heartbeat of a thousand meetings is a quarter of this, and our nodes keep to `protocol.MAX_BEAT_BYTES`."""
+"""A heartbeat with a thousand meetings takes a quarter of this. Our nodes send at most MAX_HEARTBEAT_BYTES."""
 BODY_SECONDS = 15.0
-"""A node's body arrives in milliseconds; whoever trickles one holds a connection for no longer than this."""
+"""Time limit for receiving a body, which takes milliseconds: a slow sender holds a connection no longer than this."""
 
-CORS: tuple[Header, ...] = (
-    (b"access-control-allow-origin", b"*"),
-    (
-        b"access-control-expose-headers",
-        b"Content-Length, Content-Range, Content-Disposition, ETag, Accept-Ranges, Retry-After",
-    ),
-)
-"""On every answer, errors and redirects included: a tablet's browser reads what it is redirected to only if
-the redirect allows it too."""
-_JSON: Header = (b"content-type", b"application/json")
-_FIELD_NAMES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")
+JSON: Header = (b"content-type", b"application/json")
+NO_CACHE: Header = (b"cache-control", b"no-cache")
+NO_STORE: Header = (b"cache-control", b"no-store")
 
 
-@dataclass(slots=True)
+@dataclass
 class Request:
-    """One HTTP request on its way to an answer. `match` is the route it takes.
+    """An HTTP request.
 
-    `whole` says that the shim is the whole master for it, and not wrapped around another that has its own status.
+    `argument` is the meeting id or digest in its path. `standalone` is false if the shim is wrapped around a master,
+    whose own status routes answer then.
     """
 
     scope: Scope
     receive: Receive
     send: Send
-    match: Match
-    whole: bool = True
+    argument: str = ""
+    standalone: bool = True
     answered: bool = False
 
     @property
     def method(self) -> str:
-        """The method, as sent."""
+        """The method."""
         method: str = self.scope["method"]
         return method
 
     @property
     def client(self) -> str | None:
-        """The client's IP address, as the server knows it; None on a Unix socket."""
+        """The client's IP address, or None on a Unix socket."""
         client = self.scope.get("client")
         return None if client is None else client[0]
 
-    def header(self, name: bytes) -> str | None:
-        """Return a header's value, several joined by commas, or None. `name` in lower case."""
-        values = [value for key, value in self.scope["headers"] if key == name]
-        return b", ".join(values).decode("latin-1") if values else None
+    @cached_property
+    def fields(self) -> Fields:
+        """The header fields. Decoded when first used: most redirects need none."""
+        return Fields(self.scope["headers"])
 
     async def body(self) -> bytes:
-        """Read the body whole. Raises `BodyTooLarge`, or `BodyTooSlow` (also when its sender left)."""
-        length = self.header(b"content-length")
-        if length is not None and length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):
+        """Return the body. Raises `BodyTooLarge`, or `BodyTooSlow`, also if the client disconnects."""
+        length = self.fields.get("content-length", "")
+        if length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):
             raise BodyTooLarge(MAX_BODY_BYTES)
         parts = bytearray()
         with anyio.move_on_after(BODY_SECONDS):
@@ -94,12 +86,12 @@ class Request:
         raise BodyTooSlow
 
     async def start(self, status: int, headers: Iterable[Header]) -> None:
-        """Send the status and the headers, with those that every answer has."""
+        """Send the status and headers, with CORS added."""
         self.answered = True
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *CORS]})
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *cors.HEADERS]})
 
     async def send_answer(self, answer: Answer) -> None:
-        """Send a whole answer; its body is left out for HEAD, and its length told all the same."""
+        """Send an answer with its Content-Length. For HEAD the body is omitted."""
         body = answer.body
         headers = answer.headers
         if answer.status not in {204, 304}:
@@ -108,33 +100,15 @@ class Request:
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer whose body is in memory. Its Content-Length is added when it is sent."""
+    """An answer with its body in memory. Content-Length and CORS are added when it is sent."""
 
     status: int
     headers: tuple[Header, ...] = ()
     body: bytes = b""
 
 
-def json_answer(value: object, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
+def json_answer(value: object, status: int = 200, *headers: Header) -> Answer:
     """Return `value` as JSON."""
-    return Answer(status, (_JSON, *headers), msgspec.json.encode(value))
-
-
-def preflight_answer(allowed: str, requested_headers: str | None) -> Answer:
-    """Return the answer to OPTIONS. The header names a browser asks for are all allowed, if they are names.
-
-    They are repeated rather than answered by `*`, which the web views of older tablets do not know.
-    """
-    headers: tuple[Header, ...] = (
-        (b"allow", f"{allowed}, OPTIONS".encode()),
-        (b"access-control-allow-methods", f"{allowed}, OPTIONS".encode()),
-        (b"access-control-max-age", b"600"),
-        (b"vary", b"Access-Control-Request-Headers"),
-    )
-    if requested_headers:
-        names = requested_headers.encode("latin-1")
-        if len(names) <= 1024 and _FIELD_NAMES.issuperset(names):
-            headers = (*headers, (b"access-control-allow-headers", names))
-    return Answer(204, headers)
+    return Answer(status, (JSON, *headers), msgspec.json.encode(value))

@@ -1,8 +1,8 @@
-"""Which node a client is sent to. Pure: takes `now` and a source of chance.
+"""Load balancing: which node a client is sent to. Pure: takes `now` and a random number generator.
 
-The estimate of a node is the downloads it last reported plus the clients sent there and not seen there yet,
-so a burst between two heartbeats spreads evenly although every report is stale by then. The least estimate
-for its weight wins; ties are broken at random, lest several masters agree on a favourite.
+The estimated load of a node is the downloads it last reported plus the clients sent there and not seen there yet, so a
+burst between two heartbeats spreads evenly although every report is stale. The node with the least estimate in
+proportion to its weight is chosen. Ties are broken at random, so that several masters do not choose alike.
 """
 
 from __future__ import annotations
@@ -10,84 +10,73 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
+
+from .protocol import MAX_HEARTBEAT_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-    from .registry import Node
+    from .node import RegisteredNode
 
 ASSIGNMENT_SECONDS = 90.0
-"""A client that was sent to a node and not seen there for this long never arrived (tablets wait up to 60
-s)."""
+"""A client not seen at its node for this long never arrived. Tablets wait up to 60 s."""
 SLOW_START_SECONDS = 30.0
-"""A node that came online takes its full share only after this long: its caches and its lines are cold."""
+"""Time until a node that came online has its full weight: its page cache and connections are cold."""
 SLOW_START_WEIGHT = 0.1
-RETURN_SECONDS = 60.0
-"""A client that asks again for the same package within this was failed by the node it was sent to."""
+"""Factor of the weight at the beginning of the slow start."""
+RETRY_SECONDS = 60.0
+"""A client that asks again for the same version within this time was failed by the node it was sent to."""
 SHARED_AFTER = 6
-"""One client asks at most a few times in RETURN_SECONDS (tablets try three times); an address that asks
-more often is shared by many (a proxy, NAT), and its requests say nothing about nodes."""
+"""Requests of one client in RETRY_SECONDS. An address with more is shared by several clients (a proxy, NAT), and its
+repeated requests do not mean that nodes failed; tablets try three times."""
 SUSPECT_AFTER = 3
-"""Clients from so many addresses failed by a node since its last heartbeat: it is trusted less until the
-next."""
+"""A node that failed clients of this many addresses since its last heartbeat is suspect until the next one."""
 SUSPECT_WEIGHT = 0.1
+"""Factor of the weight of a suspect node."""
 FAIR_SHARE = 1.1
-"""A node that has more than this times its share (rounded up) is passed over."""
+"""A third node is not offered if its load is above this many times its share, rounded up."""
 MAX_REMEMBERED = 100_000
-"""Assignments, and clients, that are remembered; beyond this the oldest are forgotten first."""
-MAX_TICKETS = 10_000
-"""Tickets looked at in one heartbeat."""
+"""Most assignments, and most clients, that are remembered. The oldest are forgotten first."""
 
 UNITS = 6
-"""Load of one client in the integers kept here: a client offered two or three nodes counts a half or a
-third on each."""
+"""Load of one client, as an integer: a client that is offered two or three nodes counts a half or a third on each."""
 
 
 class Choice(NamedTuple):
-    """A node for a client, and the ticket by which the node tells that the client arrived."""
+    """A node for a client, and the ticket by which the node reports the client's arrival."""
 
-    node: Node
+    node: RegisteredNode
     ticket: str
 
 
 class _Assignment(NamedTuple):
-    nodes: tuple[Node, ...]
+    nodes: tuple[RegisteredNode, ...]
     units: int  # on each of the nodes
     expires: float
 
 
 @dataclass(slots=True)
 class _Visit:
-    """What one client was told about one package lately."""
+    """The recent requests of one client for one meeting's package, and the nodes that failed it."""
 
     digest: str
     at: float
     count: int = 0
-    last: Node | None = None
-    ticket: str = ""
+    last: Choice | None = None
     failed: list[str] = field(default_factory=list)
 
 
-class _Load(NamedTuple):
-    node: Node
-    units: int
-    weight: float
+_Candidate = tuple[float, float, str, int, float, "RegisteredNode"]
+"""A node below its limit: its load with the new client per weight, a random number and its id to break ties, its units,
+its weight, the node. The least is the best choice. A plain tuple, since each redirect makes one for every node."""
 
 
-def _largest_limit(nodes: Sequence[Node]) -> int:
-    return max(map(_LIMIT, nodes), default=0)
+def _weight(node: RegisteredNode, largest_limit: int, now: float) -> float:
+    """Return the capacity by which a node's load is divided, reduced in the slow start or if the node is suspect.
 
-
-_LIMIT = attrgetter("load.max_downloads")
-
-
-def _weight(node: Node, largest_limit: int, now: float) -> float:
-    """Return what a node's load is divided by: its capacity, less while it starts or is suspect.
-
-    The limit a node states is its capacity; one that states none is as strong as the strongest that does.
+    The capacity is the node's own limit, or the largest limit of all nodes if it has none.
     """
     weight = float(node.load.max_downloads or largest_limit or 1)
     age = now - node.online_since
@@ -98,119 +87,86 @@ def _weight(node: Node, largest_limit: int, now: float) -> float:
     return weight
 
 
-def _loads(nodes: Sequence[Node], now: float) -> list[_Load]:
-    largest = _largest_limit(nodes)
-    found = []
-    for node in nodes:
-        units = node.load.active_downloads * UNITS + node.assigned_units
-        limit = node.load.max_downloads
-        if not limit or units < limit * UNITS:
-            found.append(_Load(node, units, _weight(node, largest, now)))
-    return found
-
-
 class Balancer:
-    """Choices, and the memory of those made. Remembering and forgetting are O(1), a choice is O(nodes)."""
+    """Chooses nodes, and remembers the choices. Remembering and forgetting are O(1), a choice is O(nodes)."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        # Both in the order in which they end, so that what has ended is at the front.
+        # Both ordered by expiry, so that what expires next is at the front.
         self._assignments: OrderedDict[str, _Assignment] = OrderedDict()
         self._visits: OrderedDict[tuple[str, str], _Visit] = OrderedDict()
 
     def choose(
-        self, nodes: Sequence[Node], *, client: str | None, meeting_id: str, digest: str, now: float
+        self, nodes: Sequence[RegisteredNode], *, client: str | None, meeting_id: str, digest: str, now: float
     ) -> Choice | None:
-        """Choose one of `nodes` (those that hold the version) for a client, and count the client there.
+        """Choose one of `nodes` (the holders of the version) for a client, and assign the client to it.
 
-        A client that comes back gets another node than those that failed it. None when no node is fit, or every
-        fit one has failed this client twice: the master then serves it itself.
+        A client that comes back gets another node than those that failed it. Returns None if no node is available, or
+        each one failed this client twice: the master then serves the package itself.
         """
         self._expire(now)
         visit = None if client is None else self._visit(client, meeting_id, digest, now)
-        failed = visit.failed if visit is not None else ()
-        node = self._least(nodes, failed, now)
-        if node is None and failed:
-            # No other one: a second chance for each, since a client may ask twice without any failure.
-            node = self._least(nodes, [name for name in failed if failed.count(name) > 1], now)
-        if node is None:
-            if visit is not None:
-                visit.last = None
-            return None
-        ticket = f"{self._rng.getrandbits(64):016x}"
-        self._assign(ticket, (node,), UNITS, now)
+        failed = visit.failed if visit is not None else []
+        candidates = self._candidates(nodes, now)
+        # A client may ask twice without a failure, so every node has a second chance.
+        best = _least(candidates, failed) or _least(candidates, [name for name in failed if failed.count(name) > 1])
+        choice = None if best is None else Choice(best, f"{self._rng.getrandbits(64):016x}")
+        if choice is not None:
+            self._assign(choice.ticket, (choice.node,), UNITS, now)
         if visit is not None:
-            visit.last, visit.ticket = node, ticket
-        return Choice(node, ticket)
+            visit.last = choice
+        return choice
 
-    def look(self, nodes: Sequence[Node], now: float) -> Node | None:
-        """Return the node that would be chosen now, and count nobody anywhere."""
+    def preview(self, nodes: Sequence[RegisteredNode], now: float) -> RegisteredNode | None:
+        """Return the node that would be chosen now for a new client, without assigning one."""
         self._expire(now)
-        return self._least(nodes, (), now)
+        return _least(self._candidates(nodes, now), ())
 
-    def offer(self, nodes: Sequence[Node], now: float, *, most: int = 3, count: bool = True) -> tuple[Node, ...]:
-        """Return two or three of the least loaded for a client that picks one of them at random itself.
+    def offer(self, nodes: Sequence[RegisteredNode], now: float, *, assign: bool = True) -> tuple[RegisteredNode, ...]:
+        """Return two or three of the least loaded nodes, for a client that picks one of them at random itself.
 
-        The client counts in equal parts on each; no ticket tells of its arrival. A third node is offered only
-        while it is within its fair share; fewer than two only when no more are fit. Addresses are distinct.
-        With `count` false nobody is counted anywhere.
+        The client is assigned to each in equal parts if `assign`; no ticket reports its arrival. A third node is
+        offered only if its load is within its fair share, and fewer than two only if no more are available. Addresses
+        are distinct.
         """
         self._expire(now)
-        loads = _loads(nodes, now)
-        total = sum(item.units for item in loads)
-        weights = sum(item.weight for item in loads)
-        loads.sort(key=lambda item: ((item.units + UNITS) / item.weight, self._rng.random()))
-        chosen: dict[str, Node] = {}
-        for item in loads:
-            # Whole clients, rounded up, so that a few clients on a few nodes do not already count as uneven.
-            share = math.ceil(FAIR_SHARE * total * item.weight / weights / UNITS) * UNITS
-            if len(chosen) >= most or (len(chosen) >= 2 and item.units > share):
+        candidates = self._candidates(nodes, now)
+        total = sum(units for _, _, _, units, _, _ in candidates)
+        total_weight = sum(weight for _, _, _, _, weight, _ in candidates)
+        chosen: dict[str, RegisteredNode] = {}
+        for _, _, _, units, weight, node in sorted(candidates):
+            # Rounded up to whole clients: with few clients, one more on a node is not uneven.
+            share = math.ceil(FAIR_SHARE * total * weight / total_weight / UNITS) * UNITS
+            if len(chosen) >= 3 or (len(chosen) >= 2 and units > share):
                 break
-            chosen.setdefault(item.node.address, item.node)
+            chosen.setdefault(node.address, node)
         picked = tuple(chosen.values())
-        if picked and count:
+        if picked and assign:
             self._assign(f"offer-{self._rng.getrandbits(64):016x}", picked, UNITS // len(picked), now)
         return picked
 
-    def seen(self, node: Node, tickets: Sequence[str], now: float) -> None:
-        """Take note that clients have arrived at `node`: from now on its reports count them.
+    def confirm(self, node: RegisteredNode, tickets: Sequence[str], now: float) -> None:
+        """End the assignments of clients that have arrived at `node`, which counts them in its own reports now.
 
-        Tickets that were never given out, or not for this node, are ignored.
+        Unknown tickets, and those of other nodes, are ignored.
         """
         self._expire(now)
-        for ticket in tickets[:MAX_TICKETS]:
+        for ticket in tickets[:MAX_HEARTBEAT_ITEMS]:
             assignment = self._assignments.get(ticket)
             if assignment is not None and assignment.nodes == (node,):
                 self._release(ticket)
 
-    def _least(self, nodes: Sequence[Node], failed: Sequence[str], now: float) -> Node | None:
-        # This loop runs for every redirect, so it takes the short way for a node in its usual state: `_loads` says
-        # the same, at three times the cost. The least for its weight never has more than its fair share, so that
-        # rule needs no look here.
-        largest = _largest_limit(nodes)
-        warm = now - SLOW_START_SECONDS
-        best: Node | None = None
-        best_score = math.inf
-        ties = 1
+    def _candidates(self, nodes: Sequence[RegisteredNode], now: float) -> list[_Candidate]:
+        """Return the nodes below their limit."""
+        largest = max((node.load.max_downloads for node in nodes), default=0)
+        found = []
         for node in nodes:
-            if failed and node.node_id in failed:
-                continue
-            load = node.load
-            units = load.active_downloads * UNITS + node.assigned_units
-            limit = load.max_downloads
-            if limit and units >= limit * UNITS:
-                continue
-            if node.failed_clients or node.online_since > warm:
-                score = (units + UNITS) / _weight(node, largest, now)
-            else:
-                score = (units + UNITS) / (limit or largest or 1)
-            if score < best_score:
-                best, best_score, ties = node, score, 1
-            elif score == best_score:
-                ties += 1
-                if self._rng.random() * ties < 1.0:
-                    best = node
-        return best
+            units = node.load.active_downloads * UNITS + node.assigned_units
+            limit = node.load.max_downloads
+            if not limit or units < limit * UNITS:
+                weight = _weight(node, largest, now)
+                found.append(((units + UNITS) / weight, self._rng.random(), node.node_id, units, weight, node))
+        return found
 
     def _visit(self, client: str, meeting_id: str, digest: str, now: float) -> _Visit:
         key = (client, meeting_id)
@@ -224,15 +180,14 @@ class Balancer:
         visit.count += 1
         if visit.count > SHARED_AFTER:
             visit.failed.clear()
-            visit.last = None
         elif visit.last is not None:
-            visit.failed.append(visit.last.node_id)
-            visit.last.failed_clients.add(client)
-            self._release(visit.ticket)  # it is here, so it will not arrive there
-            visit.last = None
+            visit.failed.append(visit.last.node.node_id)
+            visit.last.node.failed_clients.add(client)
+            self._release(visit.last.ticket)  # the client is here, so it will not arrive there
+        visit.last = None
         return visit
 
-    def _assign(self, ticket: str, nodes: tuple[Node, ...], units: int, now: float) -> None:
+    def _assign(self, ticket: str, nodes: tuple[RegisteredNode, ...], units: int, now: float) -> None:
         for node in nodes:
             node.assigned_units += units
         self._assignments[ticket] = _Assignment(nodes, units, now + ASSIGNMENT_SECONDS)
@@ -253,6 +208,13 @@ class Balancer:
             self._release(ticket)
         while self._visits:
             key, visit = next(iter(self._visits.items()))
-            if now - visit.at < RETURN_SECONDS:
+            if now - visit.at < RETRY_SECONDS:
                 break
             del self._visits[key]
+
+
+def _least(candidates: Sequence[_Candidate], excluded: Sequence[str]) -> RegisteredNode | None:
+    """Return the least loaded candidate whose id is not among `excluded`. It is never above its fair share."""
+    if excluded:
+        candidates = [item for item in candidates if item[2] not in excluded]
+    return min(candidates)[-1] if candidates else None

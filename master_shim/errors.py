@@ -1,129 +1,111 @@
-"""What can go wrong in the shim, typed and with fields. Pure; `app.py` maps these to HTTP answers."""
+"""The errors of the shim. Pure; `app.STATUS_OF` maps them to HTTP statuses."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class ShimError(Exception):
-    """Base of every error the shim raises on purpose. Its text is what a caller of the API reads."""
+    """Base of the errors. The text is the `detail` that clients read; `subject` is the id, digest or path at fault."""
+
+    detail: ClassVar[str]
+
+    def __init__(self, subject: str = "", detail: str = "") -> None:
+        super().__init__(detail or self.detail)
+        self.subject = subject
 
 
 class FolderMissing(ShimError, NotADirectoryError):
-    """The packages folder does not exist, or is no folder."""
+    """The packages folder does not exist or is not a folder."""
 
     def __init__(self, folder: str) -> None:
-        super().__init__(f"the packages folder {folder} does not exist or is not a folder")
-        self.folder = folder
+        super().__init__(folder, f"the packages folder {folder} does not exist or is not a folder")
 
 
 class FolderUnreadable(ShimError):
     """The packages folder could not be listed."""
 
+    detail = "The list of meetings cannot be read"
+
     def __init__(self, folder: str, reason: str) -> None:
-        super().__init__("The list of meetings cannot be read")
-        self.folder = folder
+        super().__init__(folder)
         self.reason = reason
 
 
 class RouteMissing(ShimError, LookupError):
-    """No route of the shim has this path."""
+    """There is no such route."""
 
-    def __init__(self) -> None:
-        super().__init__("Not Found")
+    detail = "Not Found"
 
 
 class MethodRefused(ShimError):
-    """The route is there, but not for this method. `allowed` is what an `Allow` header says."""
+    """The route does not have this method. `subject` is the value of the Allow header."""
 
-    def __init__(self, allowed: str) -> None:
-        super().__init__("Method Not Allowed")
-        self.allowed = allowed
+    detail = "Method Not Allowed"
 
 
 class MeetingMissing(ShimError, LookupError):
-    """No meeting in progress has this id, or the id is none that a meeting can have."""
+    """No meeting in progress has this id, or the id is invalid."""
 
-    def __init__(self, meeting_id: str) -> None:
-        super().__init__("Meeting not found or not in progress")
-        self.meeting_id = meeting_id
+    detail = "Meeting not found or not in progress"
 
 
 class VersionMissing(ShimError, LookupError):
-    """No package has this digest now: never had, or the file behind it is another by now."""
+    """No package has this digest now: it never had, or its file was replaced."""
 
-    def __init__(self, digest: str) -> None:
-        super().__init__("No package has this digest now")
-        self.digest = digest
+    detail = "No package has this digest now"
 
 
 class PackageMissing(ShimError, LookupError):
-    """There is no file at `path`."""
+    """There is no file at this path."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("Meeting package not found")
-        self.path = path
+    detail = "Meeting package not found"
 
 
 class PackageUnreadable(ShimError):
-    """The package at `path` is there but cannot be read or cut into pieces.
-
-    `reason` names no path: whoever asks is told it. `said` is set once it stands in the log.
-    """
+    """The file at this path exists but cannot be read or split. `reason` contains no path, since clients read it."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"The meeting's package cannot be read: {reason}")
-        self.path = path
+        super().__init__(path, f"The meeting's package cannot be read: {reason}")
         self.reason = reason
-        self.said = False
 
 
 class PackageChanging(ShimError):
-    """Not now: the package at `path` kept changing while it was being read."""
+    """The file at this path kept changing while it was read. Temporary."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("The meeting's package is being replaced; try again")
-        self.path = path
+    detail = "The meeting's package is being replaced; try again"
 
 
 class PackageReplaced(ShimError):
-    """The file at `path` is no longer the version it was opened as."""
+    """The file at this path is no longer the version it was opened as."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("The meeting's package was replaced")
-        self.path = path
+    detail = "The meeting's package was replaced"
 
 
 class NodeMissing(ShimError, LookupError):
-    """No node of this id is known."""
+    """No node has this id."""
 
-    def __init__(self, node_id: str) -> None:
-        super().__init__("Node not found")
-        self.node_id = node_id
+    detail = "Node not found"
 
 
 class RegistryFull(ShimError):
-    """Not now: as many nodes, or as much about them, as the registry may hold."""
+    """The registry's limit of nodes, or of what is kept about them, is reached. Temporary."""
 
-    def __init__(self) -> None:
-        super().__init__("The registry of nodes is full")
+    detail = "The registry of nodes is full"
 
 
 class FieldEmpty(ShimError, ValueError):
-    """A field that must say something is empty."""
+    """A required field is empty."""
 
     def __init__(self, field: str) -> None:
-        super().__init__(f"{field} must not be empty")
-        self.field = field
+        super().__init__(field, f"{field} must not be empty")
 
 
 class MessageInvalid(ShimError, ValueError):
-    """A body that is no JSON, or not the message this route takes.
-
-    `field` is empty when no one field is to blame; `missing` says that it is not there.
-    """
+    """A body that is not JSON or not the expected message. `subject` is the field at fault or missing, if known."""
 
     def __init__(self, reason: str, field: str = "", *, missing: bool = False) -> None:
-        super().__init__(reason)
-        self.field = field
+        super().__init__(field, reason)
         self.missing = missing
 
 
@@ -131,12 +113,10 @@ class BodyTooLarge(ShimError):
     """A request body of more than `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The body is larger than {limit} bytes")
-        self.limit = limit
+        super().__init__(detail=f"The body is larger than {limit} bytes")
 
 
 class BodyTooSlow(ShimError):
-    """A request body that did not arrive in time, or whose sender left."""
+    """A request body that did not arrive in time, or whose client disconnected."""
 
-    def __init__(self) -> None:
-        super().__init__("The body did not arrive in time")
+    detail = "The body did not arrive in time"

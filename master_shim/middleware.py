@@ -1,9 +1,10 @@
-"""The shim around a master that exists, taking over what concerns nodes and downloads."""
+"""The shim as ASGI middleware around an existing master."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .protocol.target import path_of
 from .routes import Group, find
 
 if TYPE_CHECKING:
@@ -12,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class MasterShimMiddleware:
-    """Answers the routes of nodes and downloads from `shim`; all else, status included, is the app's."""
+    """Answers the routes of nodes and downloads by `shim`, and everything else, status included, by `app`."""
 
     def __init__(self, app: ASGIApp, *, shim: MasterShim) -> None:
         self._app = app
         self._shim = shim
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one scope to whom it belongs: lifespan and websocket always to the app."""
+        """Pass a scope to the shim or the app; lifespan and websocket always to the app."""
         if scope["type"] == "http":
-            match = find(scope["path"], scope.get("root_path", ""))
+            match = find(path_of(scope))
             if match is not None and match.route.group is not Group.STATUS:
-                await self._shim.answer(match, scope, receive, send, whole=False)
+                await self._shim.answer(match, scope, receive, send, standalone=False)
                 return
         await self._app(scope, receive, send)

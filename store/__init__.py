@@ -1,39 +1,39 @@
-"""A content-addressed store of packages on one disk, usable alone: plain synchronous Python."""
+"""A content-addressed store of packages on one disk. Usable alone: plain synchronous Python."""
 
 from __future__ import annotations
 
-from .digest import Digest
-from .disk import DiskStore
-from .errors import (
-    ChunkMismatch,
-    FillBusy,
-    InvalidDigest,
-    InvalidManifest,
-    NeverFits,
-    NodeFileDamaged,
-    NoSpace,
-    PackageChanged,
+from .buffered_reader import PackageChanged
+from .digest import Digest, InvalidDigest
+from .errors import StoreError
+from .eviction import plan_eviction
+from .fill import Fill
+from .manifest import Chunk, ChunkMismatch, InvalidManifest, Literal, Manifest
+from .node_files import NodeFileDamaged, StorageLock, StorageTaken, node_id
+from .package_table import Lease
+from .quota import NeverFits, NoSpace
+from .reading import split_fd, split_file
+from .records import (
+    ChunkLocation,
     PackageCorrupt,
-    PackageRejected,
-    StorageTaken,
-    StoreError,
-    UnknownFormat,
+    Readable,
+    Ref,
+    ScanStep,
+    Usage,
+    Version,
     VersionMissing,
     VersionPresent,
 )
-from .interface import ChunkLocation, Fill, Lease, Readable, Ref, Scanned, Store, StreamFill, Usage, Version
-from .manifest import Chunk, Literal, Manifest
-from .memory import MemoryStore
-from .node_files import StorageLock, node_id
-from .reading import split_fd, split_file
-from .space import plan_eviction
+from .recovery import UnknownFormat
+from .staged_file import FillBusy
+from .store import Store
+from .stream_fill import StreamFill
+from .zips import PackageRejected
 
 __all__ = [
     "Chunk",
     "ChunkLocation",
     "ChunkMismatch",
     "Digest",
-    "DiskStore",
     "Fill",
     "FillBusy",
     "InvalidDigest",
@@ -41,7 +41,6 @@ __all__ = [
     "Lease",
     "Literal",
     "Manifest",
-    "MemoryStore",
     "NeverFits",
     "NoSpace",
     "NodeFileDamaged",
@@ -50,7 +49,7 @@ __all__ = [
     "PackageRejected",
     "Readable",
     "Ref",
-    "Scanned",
+    "ScanStep",
     "StorageLock",
     "StorageTaken",
     "Store",

@@ -1,10 +1,10 @@
-"""Where chunks lie, by digest, over all packages: small enough for 100,000 of them. Pure; its owner locks it."""
+"""An index of the chunks of all packages by digest, compact enough for 100,000 chunks. Pure; the owner locks it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .interface import ChunkLocation
+from .records import ChunkLocation
 
 if TYPE_CHECKING:
     from .digest import Digest
@@ -15,23 +15,23 @@ _SIZE_BITS = 32
 
 
 class ChunkIndex:
-    """One dict from raw digests to places, each packed into an int: some 250 bytes for a chunk.
+    """A dict from raw digests to locations, each packed into an int: about 250 bytes per chunk.
 
-    A chunk that lies in several packages has a tuple of places, so that removing one package keeps the others.
+    A chunk in several packages has a tuple of locations, so that removing one package keeps the others.
     """
 
     def __init__(self) -> None:
-        self._places: dict[bytes, int | tuple[int, ...]] = {}
+        self._locations: dict[bytes, int | tuple[int, ...]] = {}
         self._packages: dict[int, Digest] = {}
         self._numbers: dict[Digest, int] = {}
-        self._keys: dict[int, tuple[bytes, ...]] = {}  # so that removing needs no manifest, which may be gone
+        self._keys: dict[int, tuple[bytes, ...]] = {}  # so that removing a package does not need its manifest
         self._count = 0
 
     def __contains__(self, package: Digest) -> bool:
         return package in self._numbers
 
     def add(self, manifest: Manifest) -> None:
-        """Count a package's chunks as lying there. One that is counted already is no error."""
+        """Add the chunks of a package. A package that was added already is no error."""
         if manifest.digest in self._numbers:
             return
         number = self._count
@@ -41,46 +41,46 @@ class ChunkIndex:
         keys: list[bytes] = []
         for chunk in manifest.chunks:
             key = bytes.fromhex(chunk.digest)
-            place = (number << _OFFSET_BITS | chunk.offset) << _SIZE_BITS | chunk.size
-            there = self._places.get(key)
-            if there is None:
-                self._places[key] = place
+            location = (number << _OFFSET_BITS | chunk.offset) << _SIZE_BITS | chunk.size
+            known = self._locations.get(key)
+            if known is None:
+                self._locations[key] = location
                 keys.append(key)
-            elif _package(place) not in map(_package, _tuple(there)):  # once for a package is enough
-                self._places[key] = (*_tuple(there), place)
+            elif _package(location) not in map(_package, _tuple(known)):  # one location per package is enough
+                self._locations[key] = (*_tuple(known), location)
                 keys.append(key)
         self._keys[number] = tuple(keys)
 
     def remove(self, package: Digest) -> None:
-        """Forget a package's chunks. One that is not counted is no error."""
+        """Remove the chunks of a package. An unknown package is no error."""
         number = self._numbers.pop(package, None)
         if number is None:
             return
         del self._packages[number]
         for key in self._keys.pop(number):
-            left = tuple(place for place in _tuple(self._places.get(key, ())) if _package(place) != number)
+            left = tuple(location for location in _tuple(self._locations.get(key, ())) if _package(location) != number)
             if len(left) > 1:
-                self._places[key] = left
+                self._locations[key] = left
             elif left:
-                self._places[key] = left[0]
+                self._locations[key] = left[0]
             else:
-                self._places.pop(key, None)
+                self._locations.pop(key, None)
 
     def find(self, digest: Digest, besides: Digest | None = None) -> ChunkLocation | None:
-        """Return where a chunk lies, in whatever package but `besides`, or None."""
+        """Return a location of a chunk in any package but `besides`, or None."""
         number = -1 if besides is None else self._numbers.get(besides, -1)
-        there = _tuple(self._places.get(bytes.fromhex(digest), ()))
-        place = next((place for place in reversed(there) if _package(place) != number), None)
-        if place is None:
+        known = _tuple(self._locations.get(bytes.fromhex(digest), ()))
+        location = next((location for location in reversed(known) if _package(location) != number), None)
+        if location is None:
             return None
-        size = place & ((1 << _SIZE_BITS) - 1)
-        offset = place >> _SIZE_BITS & ((1 << _OFFSET_BITS) - 1)
-        return ChunkLocation(self._packages[_package(place)], offset, size)
+        size = location & ((1 << _SIZE_BITS) - 1)
+        offset = location >> _SIZE_BITS & ((1 << _OFFSET_BITS) - 1)
+        return ChunkLocation(self._packages[_package(location)], offset, size)
 
 
-def _package(place: int) -> int:
-    return place >> (_OFFSET_BITS + _SIZE_BITS)
+def _package(location: int) -> int:
+    return location >> (_OFFSET_BITS + _SIZE_BITS)
 
 
-def _tuple(there: int | tuple[int, ...]) -> tuple[int, ...]:
-    return there if isinstance(there, tuple) else (there,)
+def _tuple(known: int | tuple[int, ...]) -> tuple[int, ...]:
+    return known if isinstance(known, tuple) else (known,)

@@ -6,25 +6,41 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .digest import Digest
-from .errors import InvalidDigest, InvalidManifest
+from .digest import Digest, InvalidDigest
+from .errors import StoreError
 
 VERSION = 1
 """Version of the JSON form."""
 
 MAX_SIZE = 2**53 - 1
-"""Largest size that every JSON reader keeps exactly."""
+"""Largest size in bytes: every JSON reader represents integers up to this one exactly."""
 
 MAX_CHUNK_BYTES = 16 * 1024 * 1024
-"""Largest chunk a manifest may name: whoever verifies one may hold it in memory. Ours are at most 4 MiB."""
+"""Longest chunk that a manifest may contain, since a chunk is verified in memory. Ours have at most 4 MiB."""
 
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-"""Longest JSON that is parsed: about half a million chunks, 500 GB of packages cut our way."""
+"""Longest JSON that is parsed: about half a million chunks, or a package of 500 GB."""
+
+
+class InvalidManifest(StoreError, ValueError):
+    """A manifest that does not parse, or whose pieces do not add up to its size."""
+
+
+class ChunkMismatch(StoreError):
+    """The bytes passed for a chunk have the wrong length or digest. Nothing was written."""
+
+    def __init__(self, chunk: Chunk, got_size: int) -> None:
+        super().__init__(
+            f"{got_size} bytes were passed for the chunk of {chunk.size} bytes at {chunk.offset}, "
+            f"and they do not have its digest {chunk.digest}"
+        )
+        self.chunk = chunk
+        self.got_size = got_size
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A range of a package with a digest of its own. `offset` and `size` in bytes."""
+    """A range of a package that has its own digest. `offset` and `size` in bytes."""
 
     offset: int
     size: int
@@ -33,19 +49,19 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A few bytes between chunks (zip headers, directory), carried inside the manifest."""
+    """A few bytes between chunks (zip headers, the directory), contained in the manifest itself."""
 
     offset: int
     data: bytes
 
     @property
     def size(self) -> int:
-        """Bytes in it."""
+        """Length in bytes."""
         return len(self.data)
 
 
 class _Wire(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON form. Fields in alphabetical order, since msgspec writes them as they are declared."""
+    """The JSON object. Its fields are declared in alphabetical order, since msgspec encodes them in this order."""
 
     digest: str
     pieces: list[bytes | tuple[int, str]]
@@ -60,9 +76,8 @@ _DECODER = msgspec.json.Decoder(_Wire)
 class Manifest:
     """The ordered pieces that make the version `digest` of `size` bytes, without gap or overlap.
 
-    Raises `InvalidManifest` when they do not add up, so a manifest that exists is a sound one (which says nothing
-    about the bytes it names). `chunks` are the pieces that are chunks, in package order; one digest may be there
-    several times.
+    Raises `InvalidManifest` when the pieces do not add up. `chunks` are the pieces that are chunks, in package order;
+    several chunks may have the same digest.
     """
 
     digest: Digest
@@ -88,9 +103,9 @@ class Manifest:
         object.__setattr__(self, "chunks", tuple(p for p in self.pieces if isinstance(p, Chunk)))
 
     def to_json(self) -> bytes:
-        """Return the canonical JSON: the same manifest always gives the same bytes.
+        """Return the canonical JSON: equal manifests give equal bytes.
 
-        `{"digest":"<hex>","pieces":[...],"size":N,"version":1}`; a chunk is `[size,"<hex>"]`, a literal a base64
+        `{"digest":"<hex>","pieces":[...],"size":N,"version":1}`; a chunk is `[size,"<hex>"]`, a literal is a base64
         string, and offsets follow from the order.
         """
         pieces: list[bytes | tuple[int, str]] = [
@@ -100,7 +115,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Parse what `to_json` wrote. Raises `InvalidManifest` for anything whose pieces do not add up."""
+        """Parse the JSON of `to_json`. Raises `InvalidManifest`."""
         if len(data) > MAX_MANIFEST_BYTES:
             raise InvalidManifest(f"a manifest of {len(data)} bytes is longer than {MAX_MANIFEST_BYTES}")
         try:
@@ -125,3 +140,17 @@ class Manifest:
             return cls(Digest(wire.digest), wire.size, tuple(pieces))
         except InvalidDigest as error:
             raise InvalidManifest(str(error)) from error
+
+
+def verified_bytes(piece: Chunk | Literal, data: bytes | bytearray | memoryview) -> memoryview:
+    """Return a view of `data` if it is the content of a piece.
+
+    Raises `ChunkMismatch` for a chunk, `ValueError` for a literal.
+    """
+    view = memoryview(data)
+    if isinstance(piece, Chunk):
+        if view.nbytes != piece.size or Digest.of(view) != piece.digest:
+            raise ChunkMismatch(piece, view.nbytes)
+    elif view != piece.data:
+        raise ValueError(f"these are not the bytes of the literal at {piece.offset}")
+    return view

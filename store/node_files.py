@@ -1,45 +1,68 @@
-"""Who uses a storage folder: the node's id, and the lock that makes one process its leader."""
+"""The files of a node in its storage folder: its id, and the lock that keeps other nodes out."""
 
 from __future__ import annotations
 
 import json
-import secrets
-import time
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .errors import NodeFileDamaged, StorageTaken
-from .filesystem import FileSystem, make_folder_durably, write_durably
+from .errors import StoreError
+from .files import make_folder_durably, write_durably
+from .filesystem import FileSystem
 from .layout import Layout
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
 
-HANDOVER_SECONDS = 1.0
-"""How long a lock may say another address before it is believed: its holder may just be writing its own."""
 
-_POLL_SECONDS = 0.01
-_HOLDER_BYTES = 4096
+class StorageTaken(StoreError):
+    """Another process holds the lock of the storage folder.
+
+    `address` and `pid` are those of the holder, None if it has not written them yet.
+    """
+
+    def __init__(self, path: str, address: str | None, pid: int | None) -> None:
+        process = "" if pid is None else f" (process {pid})"
+        holder = "another process" if address is None else f"the node at {address}{process}"
+        super().__init__(
+            f"the storage folder {path} is in use by {holder}: a node is one process, so leave out --workers (-w) of "
+            "hypercorn, and to use more cores run several nodes, each with its own port and storage folder"
+        )
+        self.path = path
+        self.address = address
+        self.pid = pid
+
+
+class NodeFileDamaged(StoreError):
+    """`node.json` holds no valid node id. A new id is not generated, since it would make this a different node."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f'{path} is damaged ({reason}); put the node\'s id back as {{"node_id":"..."}}, '
+            "or remove the file to make this a new node with a new id"
+        )
+        self.path = path
+        self.reason = reason
 
 
 def node_id(path: str | os.PathLike[str], fs: FileSystem | None = None) -> str:
-    """Return the id of the node this storage folder belongs to, creating both. *Writes, the first time*.
+    """Return the id of the node that a storage folder belongs to, creating both. *Writes, the first time*.
 
-    It is kept in `node.json` and never changes by itself: a file that does not parse raises `NodeFileDamaged`
-    rather than give another id, since master and peers would take the node for another one and refuse its keys.
+    The id is kept in `node.json` and never changes. A file that does not parse raises `NodeFileDamaged`: with a new id,
+    the master and other nodes would treat this node as a different one.
     """
-    seam = fs or FileSystem()
+    fs = fs or FileSystem()
     layout = Layout(Path(path))
     file = layout.root / "node.json"
-    make_folder_durably(seam, layout.root)
-    seam.make_folder(layout.incoming)
-    with seam.folder_lock(layout.root):
-        if not seam.exists(file):
-            made = f"node-{secrets.token_hex(6)}"
-            write_durably(seam, json.dumps({"node_id": made}).encode() + b"\n", layout.temporary(), file)
+    make_folder_durably(fs, layout.root)
+    fs.make_folder(layout.incoming)
+    with fs.folder_lock(layout.root):
+        if not fs.exists(file):
+            made = f"node-{os.urandom(6).hex()}"
+            write_durably(fs, json.dumps({"node_id": made}).encode() + b"\n", layout.temporary(), file)
         try:
-            found = json.loads(seam.read(file))
+            found = json.loads(fs.read(file))
         except (ValueError, RecursionError) as error:
             raise NodeFileDamaged(str(file), str(error)) from error
     name = found.get("node_id") if isinstance(found, dict) else None
@@ -49,10 +72,9 @@ def node_id(path: str | os.PathLike[str], fs: FileSystem | None = None) -> str:
 
 
 class StorageLock:
-    """The lock `node.lock` of a storage folder; a context manager that releases.
+    """The lock `node.lock` of a storage folder, which one node at a time may use; a context manager that releases.
 
-    All processes that serve one address share the folder, and the one that holds the lock leads: it alone talks to
-    the master. The lock ends with its process, however that ends, and another may then `lead`.
+    The lock ends with its process, however that ends.
     """
 
     def __init__(self, path: str | os.PathLike[str], fs: FileSystem | None = None) -> None:
@@ -61,67 +83,40 @@ class StorageLock:
         self._file = self._root / "node.lock"
         self._fd = -1
 
-    @property
-    def leader(self) -> bool:
-        """Whether this process holds the lock."""
-        return self._fd >= 0
+    def acquire(self, address: str, node_id: str) -> None:
+        """Take the lock, creating the folder, and write into its file who holds it. Does not wait. *Writes*.
 
-    def acquire(self, address: str, node_id: str) -> bool:
-        """Return whether this process leads; False: another one of the same address does. *Writes*.
-
-        Waits up to HANDOVER_SECONDS for a lock whose holder has not yet written its address. Raises `StorageTaken`
-        when a node with another address holds it. May be asked again, to lead once the leader is gone.
+        Raises `StorageTaken` when the lock is held, be it by this process, and `OSError`.
         """
-        deadline = time.monotonic() + HANDOVER_SECONDS
-        while True:
-            if self.leader or self._lead(address, node_id):
-                return True
-            holder = self._holder()
-            if holder == address:
-                return False
-            if time.monotonic() >= deadline:
-                raise StorageTaken(str(self._root), holder or "(not known)")
-            time.sleep(_POLL_SECONDS)
-
-    def given_up(self) -> bool:
-        """Tell whether its last holder gave it up and said so; one that was killed leaves its address. *Reads*."""
-        try:
-            return not self._fs.read(self._file)
-        except FileNotFoundError:
-            return False
-
-    def release(self, *, to_another: bool = False) -> None:
-        """Give the lock up. Without it no error. `to_another`: another process of this node may take it at once."""
-        if self._fd >= 0:
-            # What is left in the file must not be taken for the next holder's address.
-            if not to_another:
-                self._fs.truncate(self._fd, 0)
-            self._fs.close(self._fd)
-            self._fd = -1
-
-    def _lead(self, address: str, node_id: str) -> bool:
         make_folder_durably(self._fs, self._root)
         fd = self._fs.create(self._file)
         try:
             if not self._fs.lock(fd):
-                self._fs.close(fd)
-                return False
+                raise StorageTaken(str(self._root), *self._read_holder())
+            holder = {"address": address, "node_id": node_id, "pid": os.getpid()}
             self._fs.truncate(fd, 0)
-            self._fs.write_at(fd, json.dumps({"address": address, "node_id": node_id}).encode() + b"\n", 0)
+            self._fs.write_at(fd, json.dumps(holder).encode() + b"\n", 0)
         except BaseException:
             self._fs.close(fd)
             raise
         self._fd = fd
-        return True
 
-    def _holder(self) -> str:
-        """Return the address in the file, or "" while there is none that can be read."""
+    def release(self) -> None:
+        """Give the lock back. Releasing a lock that is not held is no error."""
+        if self._fd >= 0:
+            self._fs.truncate(self._fd, 0)  # so that nobody takes this process for the next holder
+            self._fs.close(self._fd)
+            self._fd = -1
+
+    def _read_holder(self) -> tuple[str | None, int | None]:
+        """Return address and process id of the holder; None for what it has not written yet."""
         try:
-            found = json.loads(self._fs.read(self._file)[:_HOLDER_BYTES])
+            found = json.loads(self._fs.read(self._file))
         except (ValueError, FileNotFoundError):
-            return ""
-        address = found.get("address") if isinstance(found, dict) else None
-        return address if isinstance(address, str) else ""
+            return None, None
+        fields = found if isinstance(found, dict) else {}
+        address, pid = fields.get("address"), fields.get("pid")
+        return (address if isinstance(address, str) else None, pid if isinstance(pid, int) else None)
 
     def __enter__(self) -> Self:
         return self

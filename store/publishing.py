@@ -1,4 +1,4 @@
-"""The one gate by which a file becomes a package: verified, then named. Nothing else names a file in `packages/`."""
+"""Verify a file and publish it as a package. Nothing else creates packages in `packages/`."""
 
 from __future__ import annotations
 
@@ -6,55 +6,56 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .errors import PackageChanged, PackageCorrupt
-from .filesystem import write_whole
+from .buffered_reader import PackageChanged
+from .files import write_atomically
 from .reading import split_bytes
+from .records import PackageCorrupt
 from .zips import check_package
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .behind import WholeHash
-    from .filesystem import FileSystem, Seen
+    from .background_hashing import PrefixHasher
+    from .filesystem import FileState, FileSystem
     from .layout import Layout
     from .manifest import Manifest
 
 
-def verified(fs: FileSystem, fd: int, size: int, manifest: Manifest | None, whole: WholeHash) -> Manifest:
-    """Compare a file with its manifest, or without one read the zip whole and cut it; return the manifest.
+def verify_file(fs: FileSystem, fd: int, size: int, manifest: Manifest | None, hasher: PrefixHasher) -> Manifest:
+    """Verify a file against its manifest; without one, read the whole zip and split it. Return the manifest.
 
-    Raises `PackageCorrupt`, or `PackageRejected` without a manifest.
+    Raises `PackageCorrupt` with a manifest, `PackageRejected` without one.
     """
     reader = partial(fs.read_into, fd)
     if manifest is None:
-        # Cutting what may be rejected costs little; cutting only afterwards would leave a core idle.
-        with ThreadPoolExecutor(1, thread_name_prefix="store-cut") as thread:
-            cutting = thread.submit(split_bytes, reader, size, partial(whole.digest, size))
+        # Both at once: splitting a package that is then rejected costs little, and uses a core that would be idle.
+        with ThreadPoolExecutor(1, thread_name_prefix="store-split") as thread:
+            splitting = thread.submit(split_bytes, reader, size, partial(hasher.digest, size))
             check_package(reader, size)
-            return cutting.result()
+            return splitting.result()
     try:
-        right = fs.look_at(fd).size == size and whole.digest(size) == manifest.digest
+        good = fs.fstat(fd).size == size and hasher.digest(size) == manifest.digest
     except PackageChanged:
-        right = False
-    if not right:
+        good = False
+    if not good:
         raise PackageCorrupt(manifest.digest)
     return manifest
 
 
-def put_in_place(fs: FileSystem, layout: Layout, fd: int, source: Path, manifest: Manifest) -> Seen:
-    """Name a verified package, whose bytes are on the disk, and its manifest; on an error, neither. Return its state.
+def publish_file(fs: FileSystem, layout: Layout, fd: int, source: Path, manifest: Manifest) -> FileState:
+    """Rename a verified, synced file into `packages/` and write its manifest; return the file's state.
 
-    The package first: one without its manifest can be hashed against its name, and a manifest alone is nothing. Both
-    names share one sync of their folder.
+    The package comes first: a package without a manifest can be verified by its name, a manifest alone is useless.
+    Both names share one sync of their folder. If this raises, neither is there, and `source` has its name again.
     """
-    target, place = layout.package(manifest.digest), layout.manifest(manifest.digest)
+    package, manifest_path = layout.package(manifest.digest), layout.manifest(manifest.digest)
     try:
-        fs.rename(source, target)
-        write_whole(fs, manifest.to_json(), layout.temporary(), place)
-        fs.sync_folder(target.parent)
-        return fs.look_at(fd)
+        fs.rename(source, package)
+        write_atomically(fs, manifest.to_json(), layout.temporary(), manifest_path)
+        fs.sync_folder(layout.packages)
+        return fs.fstat(fd)
     except BaseException:
         if not fs.exists(source):
-            fs.rename(target, source)
-        fs.unlink(place)
+            fs.rename(package, source)
+        fs.unlink(manifest_path)
         raise

@@ -1,8 +1,8 @@
-"""Cutting, hashing and checking the bytes behind a descriptor. Reads files, writes none.
+"""Split a file into a manifest, and check a file against one. Reads files, writes none.
 
-Whatever needs both the digest of the whole and those of the pieces reads the bytes twice at the same time, in two
-threads. Reading from the page cache costs a fifth of hashing, and handing buffers from thread to thread costs more
-than that, once each waits for the other. All that takes long lets go of the interpreter lock.
+Both need the digest of the whole and those of the pieces: two threads read the bytes at the same time, one for each.
+Reading from the page cache costs a fifth of hashing; passing buffers from one thread to the other costs more than that,
+because of the waiting. Hashing releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from .buffered_reader import BufferedReader, PackageChanged, ReadInto, hash_bytes
 from .digest import Digest
-from .errors import PackageChanged
 from .manifest import Chunk, Literal, Manifest
 from .splitting import cut_region, join, regions
-from .windows import ReadInto, Window, hash_bytes
 from .zips import find_members
 
 if TYPE_CHECKING:
@@ -28,26 +27,24 @@ if TYPE_CHECKING:
     from .splitting import Part, Region
 
 Whole = TypeVar("Whole")
-Turn = TypeVar("Turn")
-Done = TypeVar("Done")
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 Sized = TypeVar("Sized", "Region", "Chunk | Literal")
 
-__all__ = ["ReadInto", "check", "hash_bytes", "read_into", "split_bytes", "split_fd", "split_file"]
-
-TURN_BYTES = 1024 * 1024
-"""What a thread takes on at a time of the regions still to be cut: enough that taking it costs nothing."""
+BATCH_BYTES = 1024 * 1024
+"""A thread takes this many bytes of work at a time, so that the cost of taking it is negligible."""
 
 
 def read_into(fd: int, view: memoryview, offset: int) -> int:
-    """Fill `view` from `offset` of a descriptor on; return how many bytes came, 0 at the end."""
+    """Read from `offset` of a descriptor into `view`; return the number of bytes read, 0 at the end."""
     return os.preadv(fd, [view], offset)
 
 
 def split_file(path: str | os.PathLike[str]) -> Manifest:
-    """Cut a file into a manifest, in bounded memory (some 10 MiB, and the manifest).
+    """Split a file and return its manifest, in bounded memory (about 10 MiB, and the manifest).
 
-    Raises `OSError` when it cannot be read, `InvalidManifest` when it is empty, and `PackageChanged` when it was
-    cut short or written to meanwhile.
+    Raises `OSError` when the file cannot be read, `InvalidManifest` when it is empty, and `PackageChanged` when it is
+    truncated or written to meanwhile.
     """
     with Path(path).open("rb", buffering=0) as file:
         fd = file.fileno()
@@ -55,7 +52,7 @@ def split_file(path: str | os.PathLike[str]) -> Manifest:
 
 
 def split_fd(fd: int, size: int) -> Manifest:
-    """Cut the first `size` bytes behind a descriptor into a manifest. Errors as `split_file`; never seeks."""
+    """Split the first `size` bytes of an open file, without seeking it. Errors as `split_file`."""
     before = os.fstat(fd)
     manifest = split_bytes(partial(read_into, fd), size)
     after = os.fstat(fd)
@@ -65,96 +62,95 @@ def split_fd(fd: int, size: int) -> Manifest:
 
 
 def split_bytes(reader: ReadInto, size: int, whole: Callable[[], Digest] | None = None) -> Manifest:
-    """Cut `size` bytes of a reader into a manifest. Raises `PackageChanged` when they end early.
+    """Split the first `size` bytes. Raises `PackageChanged` when the file ends before that.
 
-    `whole` returns the digest of all of them for whoever has it more cheaply than by reading them again.
+    `whole` returns the digest of the whole; it is passed if that is cheaper than reading the bytes again.
     """
 
-    def cut(window: Window, turn: Sequence[Region]) -> list[Part]:
-        return [part for region in turn for part in cut_region(window, region)]
+    def split(buffered: BufferedReader, batch: Sequence[Region]) -> list[Part]:
+        return [part for region in batch for part in cut_region(buffered, region)]
 
-    turns = _turns(regions(find_members(reader, size), size))
-    digest, parts = _share(reader, size, turns, cut, whole or partial(hash_bytes, reader, size))
+    batches = _batches(regions(find_members(reader, size), size))
+    digest, parts = _in_two_threads(reader, size, batches, split, whole or partial(hash_bytes, reader, size))
     return Manifest(digest, size, join(chain.from_iterable(parts)))
 
 
 def check(reader: ReadInto, manifest: Manifest) -> tuple[bool, tuple[Chunk, ...]]:
-    """Compare a reader's bytes with a manifest: whether the whole is right, and which chunks are not.
+    """Check a file against a manifest: return whether the whole is good, and the bad chunks.
 
-    A wrong literal shows in the whole only. Where the bytes end early, the chunks that are not all there are bad.
+    A bad literal shows only in the whole. If the file ends early, incomplete chunks are bad.
     """
 
-    def compare(window: Window, turn: Sequence[Chunk | Literal]) -> list[Chunk | Literal]:
-        return [piece for piece in turn if not _is_right(window, piece)]
+    def find_bad(buffered: BufferedReader, batch: Sequence[Chunk | Literal]) -> list[Chunk | Literal]:
+        return [piece for piece in batch if not _is_good(buffered, piece)]
 
-    turns = _turns(manifest.pieces)
-    right, found = _share(reader, manifest.size, turns, compare, partial(_whole_is_right, reader, manifest))
-    wrong = [*chain.from_iterable(found)]
-    return right and not wrong, tuple(piece for piece in wrong if isinstance(piece, Chunk))
+    batches = _batches(manifest.pieces)
+    good, found = _in_two_threads(reader, manifest.size, batches, find_bad, partial(_whole_is_good, reader, manifest))
+    bad = [*chain.from_iterable(found)]
+    return good and not bad, tuple(piece for piece in bad if isinstance(piece, Chunk))
 
 
-def _is_right(window: Window, piece: Chunk | Literal) -> bool:
+def _is_good(buffered: BufferedReader, piece: Chunk | Literal) -> bool:
+    expected = piece.digest if isinstance(piece, Chunk) else Digest.of(piece.data)
     try:
-        if isinstance(piece, Chunk):
-            return window.digest(piece.offset, piece.size) == piece.digest
-        return window.digest(piece.offset, piece.size) == Digest.of(piece.data)
+        return buffered.digest(piece.offset, piece.size) == expected
     except PackageChanged:
         return False
 
 
-def _whole_is_right(reader: ReadInto, manifest: Manifest) -> bool:
+def _whole_is_good(reader: ReadInto, manifest: Manifest) -> bool:
     try:
         return hash_bytes(reader, manifest.size) == manifest.digest
     except PackageChanged:
         return False
 
 
-def _share(
+def _in_two_threads(
     reader: ReadInto,
     size: int,
-    turns: Sequence[Turn],
-    do: Callable[[Window, Turn], Done],
+    batches: Sequence[Batch],
+    work: Callable[[BufferedReader, Batch], Result],
     whole: Callable[[], Whole],
-) -> tuple[Whole, list[Done]]:
-    """Return what `whole` returns, and what `do` makes of each turn, in order; raise what either raises.
+) -> tuple[Whole, list[Result]]:
+    """Return the result of `whole`, and those of `work` for each batch, in order; raise the first error of either.
 
-    One thread does the whole, and then turns from the end; this one does turns from the front, until they meet.
+    One thread runs `whole`, and then batches from the end; this one runs batches from the front, until they meet.
     """
-    todo = deque(enumerate(turns))
-    done: dict[int, Done] = {}
+    todo = deque(enumerate(batches))
+    done: dict[int, Result] = {}
 
-    def work(take: Callable[[], tuple[int, Turn]]) -> None:
-        window = Window(reader, size)
+    def run_batches(take: Callable[[], tuple[int, Batch]]) -> None:
+        buffered = BufferedReader(reader, size)
         while True:
             try:
-                number, turn = take()
-            except IndexError:  # nothing is left
+                number, batch = take()
+            except IndexError:  # no batch is left
                 return
-            done[number] = do(window, turn)
+            done[number] = work(buffered, batch)
 
-    def whole_then_help() -> Whole:
-        found = whole()
-        work(todo.pop)
-        return found
+    def whole_then_batches() -> Whole:
+        result = whole()
+        run_batches(todo.pop)
+        return result
 
     with ThreadPoolExecutor(1, thread_name_prefix="store-read") as thread:
-        helper = thread.submit(whole_then_help)
+        other = thread.submit(whole_then_batches)
         try:
-            work(todo.popleft)
+            run_batches(todo.popleft)
         finally:
-            todo.clear()  # when one fails, the other begins nothing more
-        found = helper.result()
-    return found, [done[number] for number in range(len(turns))]
+            todo.clear()  # after an error in one thread, the other starts no more batches
+        result = other.result()
+    return result, [done[number] for number in range(len(batches))]
 
 
-def _turns(pieces: Sequence[Sized]) -> list[list[Sized]]:
-    """Put pieces that follow each other together until they are worth a turn."""
-    turns: list[list[Sized]] = []
-    size = TURN_BYTES
+def _batches(pieces: Sequence[Sized]) -> list[list[Sized]]:
+    """Group adjacent pieces into batches of at least BATCH_BYTES."""
+    batches: list[list[Sized]] = []
+    size = BATCH_BYTES
     for piece in pieces:
-        if size >= TURN_BYTES:
-            turns.append([])
+        if size >= BATCH_BYTES:
+            batches.append([])
             size = 0
-        turns[-1].append(piece)
+        batches[-1].append(piece)
         size += piece.size
-    return turns
+    return batches

@@ -1,7 +1,7 @@
-"""Where a package is cut: at the members of its zip first, and inside large ones by their content. Pure.
+"""Decide where to split a package: at the members of its zip, and large members by their content. Pure.
 
-A package is rebuilt whenever one document changes, and then its headers, times and offsets change everywhere while
-most members' bytes stay. Cutting at the members finds every one of those again, wherever it moved to.
+A package is rebuilt whenever a document changes. All headers, times and offsets then change, while the bytes of most
+members do not: chunks that begin and end at members are found again wherever they have moved.
 """
 
 from __future__ import annotations
@@ -18,39 +18,43 @@ from .manifest import Chunk, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from .buffered_reader import BufferedReader
     from .digest import Digest
-    from .windows import Window
     from .zips import Members
 
 CHUNK_BYTES = 1024 * 1024
-"""What is no longer than this stays one chunk, and the average that longer ranges are cut to (1.03 MiB measured)."""
+"""A range of up to this size is one chunk; longer ranges are split into chunks of this average (measured: 1.03 MiB)."""
 
 MIN_CHUNK_BYTES = CHUNK_BYTES // 2
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
-_AVERAGE_BYTES = CHUNK_BYTES - MIN_CHUNK_BYTES  # FastCDC counts the average from the smallest chunk on
-_LOOK_BYTES = 3 * CHUNK_BYTES // 2  # holds five chunks in six, and half of it is still at hand for the next
+"""Bounds of the chunks of a longer range: a chunk is fetched and verified as one."""
+
+_AVERAGE_BYTES = CHUNK_BYTES - MIN_CHUNK_BYTES  # FastCDC adds this to the minimum
+_FIRST_VIEW_BYTES = 3 * CHUNK_BYTES // 2  # contains the next cut in five of six cases
 
 INLINE_BYTES = 128
-"""Naming a chunk costs as much as carrying this many bytes, so shorter ranges go into the literal around them."""
+"""A chunk takes as much space in the manifest as this many literal bytes, so shorter ranges become literals."""
 
 MAX_GAP_BYTES = 64 * 1024
-"""Headers between two members are far shorter; what is longer is data of some kind and is chunked."""
+"""A longer gap between two members is data and not headers, and is chunked."""
 
 MAX_DIRECTORY_BYTES = 4 * 1024 * 1024
+"""A longer directory is chunked, and not contained in the manifest."""
+
 MAX_INLINE_BYTES = 16 * 1024 * 1024
-"""A zip that would put more than this into its manifest was made to do so, and is chunked plainly."""
+"""A zip that would put more literal bytes into its manifest is malicious, and is chunked as if it were no zip."""
 
 
 class Cut(Enum):
-    """How a region becomes pieces."""
+    """How a region is split into pieces."""
 
     INLINE = "inline"  # into one literal
-    CHUNKED = "chunked"  # into chunks, by content when it is longer than CHUNK_BYTES
+    CHUNKED = "chunked"  # into chunks; by content if it is longer than CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A range of a package and how it becomes pieces. `offset` and `size` in bytes."""
+    """A range of a package and how it is split. `offset` and `size` in bytes."""
 
     offset: int
     size: int
@@ -58,10 +62,10 @@ class Region:
 
 
 def regions(members: Members | None, size: int) -> tuple[Region, ...]:
-    """Divide [0, size) into regions, in order, without gap or overlap, whatever the zip says about itself.
+    """Divide [0, size) into regions, in order, without gap or overlap, also for a zip with false offsets.
 
-    Members that overlap one before them or lie outside the file are no regions of their own: their bytes belong
-    to the gaps, and long gaps are chunked like bytes that are no zip.
+    Members that overlap an earlier one or lie outside the file are ignored: their bytes belong to the gaps, and long
+    gaps are chunked.
     """
     if members is None:
         return _plain(size)
@@ -92,7 +96,7 @@ def _gap(start: int, end: int, inline: int) -> Iterator[Region]:
 
 
 def _merge(found: Sequence[Region]) -> Iterator[Region]:
-    """Join inline regions that touch: one literal for what lies between two chunks."""
+    """Join adjacent inline regions, so that there is one literal between two chunks."""
     for inline, run in groupby(found, key=lambda region: region.cut is Cut.INLINE):
         touching = list(run)
         if inline:
@@ -103,28 +107,28 @@ def _merge(found: Sequence[Region]) -> Iterator[Region]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a region: a chunk with its digest, or a few bytes that go into a literal."""
+    """A piece of a region: the digest of a chunk, or the bytes of a literal."""
 
     size: int
     content: Digest | bytes
 
 
-def cut_region(window: Window, region: Region) -> tuple[Part, ...]:
-    """Cut one region into its pieces. The same bytes give the same pieces wherever they lie.
+def cut_region(reader: BufferedReader, region: Region) -> tuple[Part, ...]:
+    """Split one region into its pieces. The same bytes give the same pieces at any offset.
 
-    Regions do not depend on each other, so that several threads can cut, each with a window of its own.
-    Raises `PackageChanged` when the bytes end early.
+    Regions are independent of each other: several threads can split them, each with its own reader. Raises
+    `PackageChanged` when the file ends early.
     """
-    # One chunker for each call: it must not be used by two threads.
+    # A chunker per call, since it is not thread-safe.
     chunker = _chunker() if region.cut is Cut.CHUNKED and region.size > CHUNK_BYTES else None
     parts: list[Part] = []
     at, left = region.offset, region.size
     while left > 0:
-        length = min(left, MAX_CHUNK_BYTES) if chunker is None else _cut(chunker, window, at, left)
+        length = min(left, MAX_CHUNK_BYTES) if chunker is None else _cut(chunker, reader, at, left)
         if region.cut is Cut.CHUNKED and length > INLINE_BYTES:
-            parts.append(Part(length, window.digest(at, length)))
+            parts.append(Part(length, reader.digest(at, length)))
         else:
-            parts.append(Part(length, bytes(window.view(at, length))))
+            parts.append(Part(length, bytes(reader.view(at, length))))
         at += length
         left -= length
     return tuple(parts)
@@ -134,22 +138,22 @@ def _chunker() -> FastCDC:
     return FastCDC(_AVERAGE_BYTES, min_size=MIN_CHUNK_BYTES, max_size=MAX_CHUNK_BYTES, normalized_chunking=0)
 
 
-def _cut(chunker: FastCDC, window: Window, offset: int, left: int) -> int:
+def _cut(chunker: FastCDC, reader: BufferedReader, offset: int, left: int) -> int:
     """Return the length of the next chunk of a long range.
 
-    A cut found before the end of what was looked at is the cut, however much follows; most are found in the first look.
+    A cut before the end of the view does not depend on the bytes that follow; most are found in the first view.
     """
     most = min(left, MAX_CHUNK_BYTES)
-    looked = min(most, _LOOK_BYTES)
+    viewed = min(most, _FIRST_VIEW_BYTES)
     while True:
-        length = next(iter(chunker.cut_buf(window.view(offset, looked)))).length
-        if length < looked or looked == most:
+        length = next(iter(chunker.cut_buf(reader.view(offset, viewed)))).length
+        if length < viewed or viewed == most:
             return length
-        looked = min(most, 2 * looked)
+        viewed = min(most, 2 * viewed)
 
 
 def join(parts: Iterable[Part]) -> tuple[Chunk | Literal, ...]:
-    """Return the pieces of a manifest: the parts of all regions in order, literals that touch made one."""
+    """Return the pieces of a manifest: the parts of all regions in order, with adjacent literals joined."""
     pieces: list[Chunk | Literal] = []
     literal = bytearray()
     at = 0

@@ -1,7 +1,7 @@
-"""What the store knows about zips: where members' bytes lie, and whether a zip is a whole package.
+"""Find the members of a zip, and check that a zip is a complete package.
 
-Everything read here may be hostile, so what `zipfile` raises for it is listed once, and a directory is read into
-memory only up to a bound. Opens nothing: callers pass a reader.
+The bytes may be hostile: the errors that `zipfile` raises for them are listed once, and a directory is read into memory
+only up to a bound. Opens nothing: the caller passes a read function.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import PackageRejected
-from .windows import ReadInto, read_exactly
+from .buffered_reader import BUFFER_BYTES, ReadInto, read_exactly
+from .errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,33 +22,40 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 HOSTILE = (
-    zipfile.BadZipFile,  # what zipfile means to raise
-    struct.error,  # records cut short
-    ValueError,  # seeks before the start, names that do not decode, and our own bound on reads
-    NotImplementedError,  # a version or a method it does not know
-    EOFError,  # members cut short
-    OSError,  # seeks it refuses
+    zipfile.BadZipFile,  # the documented error
+    struct.error,  # truncated records
+    ValueError,  # seeks before the start, names that do not decode, and the bound of `_File.read`
+    NotImplementedError,  # an unknown version or method
+    EOFError,  # truncated members
+    OSError,  # invalid seeks
     OverflowError,  # sizes beyond 64 bits
     RuntimeError,  # encrypted members
-    IndexError,  # extra fields that lie about their length
+    IndexError,  # extra fields with a wrong length
     zlib.error,
 )
-"""All that `zipfile` raises for bytes that are no sound zip. `PackageChanged` is none of them."""
+"""All errors that `zipfile` raises for invalid zips. `PackageChanged` is none of them."""
 
 MAX_DIRECTORY_BYTES = 4 * 1024 * 1024
-"""The longest directory that is cut by members (some 40,000 of them); it is carried in the manifest."""
+"""The longest directory (about 40,000 members) by which a zip is split, since the manifest contains it."""
 
 CHECK_DIRECTORY_BYTES = 64 * 1024 * 1024
 """The longest directory of a zip that is accepted from a stream."""
 
-_READ_BYTES = 1024 * 1024
 _LOCAL = struct.Struct("<4s22xHH")
 _END = struct.Struct("<4s16xH")
 _CHECKED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
+class PackageRejected(StoreError):
+    """A stream is no package: it is empty, truncated, not a zip, or a zip that holds only ERROR.txt."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"not a package: {reason}")
+        self.reason = reason
+
+
 class _ReadFailed(Exception):
-    """The reader raised `error`, which `zipfile` would take for a sign that the file is no zip."""
+    """The read function raised `error`, which is then not mistaken for an error about the zip (see `HOSTILE`)."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -56,9 +63,9 @@ class _ReadFailed(Exception):
 
 
 class _File(io.RawIOBase):
-    """A reader with a position, as `zipfile` wants it, that refuses to read more than `limit` bytes at once.
+    """A file object for `zipfile` that raises `ValueError` for reads of more than `limit` bytes.
 
-    Errors of the reader come out as `_ReadFailed`.
+    Errors of the read function are raised as `_ReadFailed`.
     """
 
     def __init__(self, read_into: ReadInto, size: int, limit: int) -> None:
@@ -79,7 +86,7 @@ class _File(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         at = offset + (0, self._at, self._size)[whence]
         if at < 0:
-            raise ValueError(f"there is no byte {at}")
+            raise ValueError(f"negative position {at}")
         self._at = at
         return at
 
@@ -87,7 +94,7 @@ class _File(io.RawIOBase):
         left = max(0, self._size - self._at)
         count = left if size is None or size < 0 else min(size, left)
         if count > self._limit:
-            raise ValueError(f"{count} bytes at once are more than a sound zip needs")
+            raise ValueError(f"a read of {count} bytes is more than a valid zip needs")
         data = bytearray(count)
         try:
             read_exactly(self._read_into, memoryview(data), self._at)
@@ -105,17 +112,17 @@ class _File(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Where the data of a zip's members and its directory lie, as the zip says: (offset, size) in bytes."""
+    """The ranges (offset, size) of the data of a zip's members, and the offset of its directory; not validated."""
 
     ranges: tuple[tuple[int, int], ...]
     directory: int
 
 
 def find_members(read_into: ReadInto, size: int) -> Members | None:
-    """Return where a zip's members lie, or None for bytes that are no zip, or whose directory is too long.
+    """Return the members of a zip, or None for bytes that are no zip, or whose directory is too long.
 
-    What the zip says is not checked against anything but each member's own header: ranges may overlap or lie
-    outside the file. Raises `PackageChanged` when the file ends before `size`, and what the reader raises.
+    Only the header of each member is checked: ranges may overlap or lie outside the file. Raises `PackageChanged` when
+    the file ends before `size`, and the errors of the read function.
     """
     try:
         with zipfile.ZipFile(_File(read_into, size, MAX_DIRECTORY_BYTES)) as archive:
@@ -134,17 +141,17 @@ def _data_ranges(read_into: ReadInto, size: int, members: Sequence[zipfile.ZipIn
             continue
         read_exactly(read_into, header, info.header_offset)
         signature, name_size, extra_size = _LOCAL.unpack(header)
-        # The local header's own lengths decide: they often differ from those in the directory.
+        # The lengths in the local header count: they often differ from those in the directory.
         if signature == b"PK\x03\x04":
             yield info.header_offset + _LOCAL.size + name_size + extra_size, info.compress_size
 
 
 def check_package(read_into: ReadInto, size: int) -> None:
-    """Read a package whole, as a client that unpacks it would. Raises `PackageRejected` with the reason.
+    """Read a whole package, as a client that unpacks it would. Raises `PackageRejected` with the reason.
 
-    A package opens as a zip, ends with its directory's end record, and has a member besides ERROR.txt; every
-    member's bytes are there with the right checksum (for encrypted members and rare methods: are there). What the
-    reader raises is no fault of the package, and is raised.
+    A package is a zip that ends with its end record, has a member besides ERROR.txt, and whose members all have the
+    right checksum (encrypted members and those with a rare method: are complete). Errors of the read function are
+    raised as they are.
     """
     if size == 0:
         raise PackageRejected("it is empty")
@@ -161,11 +168,11 @@ def check_package(read_into: ReadInto, size: int) -> None:
     except _ReadFailed as failed:
         raise failed.error from None
     except HOSTILE as error:
-        raise PackageRejected(f"not a whole zip: {str(error) or type(error).__name__}") from error
+        raise PackageRejected(f"not a complete zip: {str(error) or type(error).__name__}") from error
 
 
 def _check_end(read_into: ReadInto, size: int, comment_size: int) -> None:
-    """Check that nothing follows the end record: zipfile looks for it anywhere near the end."""
+    """Check that nothing follows the end record: `zipfile` searches for it near the end."""
     record = memoryview(bytearray(_END.size))
     start = size - len(record) - comment_size
     if start >= 0:
@@ -178,8 +185,8 @@ def _check_end(read_into: ReadInto, size: int, comment_size: int) -> None:
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> None:
     if info.flag_bits & 0x1 or info.compress_type not in _CHECKED_METHODS:
         if info.header_offset + info.compress_size > size:
-            raise PackageRejected(f"member {info.filename[:80]!r} is cut short")
+            raise PackageRejected(f"member {info.filename[:80]!r} is truncated")
         return
     with archive.open(info) as member:
-        while member.read(_READ_BYTES):
+        while member.read(BUFFER_BYTES):
             pass

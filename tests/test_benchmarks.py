@@ -19,7 +19,7 @@ from benchmarks.common import BenchmarkError, Row
 from benchmarks.picture import NAME, STYLES, fingerprint, layout
 from benchmarks.run_concurrency import RESULTS
 from benchmarks.runs import Run
-from benchmarks.subjects import DEPLOYED, NGINX, NODE, NODE_2
+from benchmarks.subjects import BESIDE, DEPLOYED, NGINX, NODE
 from benchmarks.throughput import Load, Rounds
 from tests.support.markdown import links, read, table
 from tests.support.processes import ROOT
@@ -76,7 +76,7 @@ def test_this_machine_describes_itself() -> None:
 
 def test_the_picture_shows_every_subject_against_rising_connections_and_no_other_work() -> None:
     rate, wait = layout(some_rows())
-    assert [line.subject for line in rate.lines] == [NODE, NODE_2, NGINX, DEPLOYED]
+    assert [line.subject for line in rate.lines] == [NODE, BESIDE, NGINX, DEPLOYED]
     assert [line.points for line in rate.lines] == [((32, n), (200, n)) for n in (1.0, 2.0, 3.0, 4.0)]
     assert rate.connections == wait.connections == [32, 200]
     medians, slow = ([line for line in wait.lines if line.faint is faint] for faint in (False, True))

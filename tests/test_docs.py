@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from master_shim import protocol, registry
+from master_shim import node, protocol
 from store import Manifest
 from tests.support.markdown import blocks, documents, links, read, table
 from tests.support.packages import make_documents, make_package
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, free_port
 from tests.support.reader import Reader
 from tests.support.waiting import eventually_blocking
 from trionode.answers import ANSWERS
-from trionode.sync import plan
+from trionode.meetings.states import TRANSITIONS, MeetingEvent, MeetingState
 
 if TYPE_CHECKING:
     from tests.support.processes import Spawner
@@ -29,23 +30,23 @@ PROTOCOL = ("docs/protocol.md", "docs/protocol.zh-CN.md")
 
 def test_the_states_of_a_meeting_are_drawn_from_their_table() -> None:
     drawn = [
-        [f"**{state.value}**", *(_after(plan.TRANSITIONS.get((state, event))) for event in plan.Event)]
-        for state in plan.State
+        [f"**{state.value}**", *(_after(TRANSITIONS.get((state, event))) for event in MeetingEvent)]
+        for state in MeetingState
     ]
     assert table("docs/design.md", "meeting states") == drawn
-    assert _head("docs/design.md", "meeting states") == [event.value for event in plan.Event]
+    assert _head("docs/design.md", "meeting states") == [event.value for event in MeetingEvent]
 
 
 def test_the_states_of_a_node_are_drawn_from_their_table() -> None:
     drawn = [
-        [f"**{state.value}**", *(_after(registry.TRANSITIONS[state].get(event)) for event in registry.Event)]
-        for state in registry.State
+        [f"**{state.value}**", *(_after(node.TRANSITIONS[state].get(event)) for event in node.Event)]
+        for state in node.State
     ]
     assert table("docs/design.md", "node states") == drawn
-    assert _head("docs/design.md", "node states") == [event.value for event in registry.Event]
+    assert _head("docs/design.md", "node states") == [event.value for event in node.Event]
 
 
-def _after(state: plan.State | registry.State | None) -> str:
+def _after(state: MeetingState | node.State | None) -> str:
     return "·" if state is None else state.value
 
 
@@ -153,6 +154,28 @@ def test_the_commands_of_the_operations_work(spawn: Spawner, tmp_path: Path) -> 
     finally:
         reader.end_background(tmp_path / "trionode.pid")
     assert "Traceback" not in (tmp_path / "trionode.log").read_text()
+    assert master.stop() == 0
+
+
+def test_several_nodes_run_on_one_machine(spawn: Spawner, tmp_path: Path) -> None:
+    reader = Reader.beginning(spawn, tmp_path, "docs/operations.md")
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    package = make_package(packages / "board.zip", make_documents(1, 40_000))
+    master = reader.serve_packages(packages)
+    (tmp_path / "trionode.toml").write_text(f'main_server = "http://127.0.0.1:{reader.master}"\n')
+    block = reader.blocks["several"]
+    text = block.text.replace("/var/lib/trionode", str(tmp_path / "nodes"))
+    for there, port in (("8001", reader.node), ("8002", free_port())):
+        text = text.replace(f"192.168.1.21:{there}", f"127.0.0.1:{port}").replace(f"--port {there}", f"--port {port}")
+    replaced = replace(reader, blocks={"several": replace(block, text=text)})
+    try:
+        replaced.run("several")
+        holders = f"http://192.168.1.10:8000/api/v1/packages/{package.digest}/nodes"
+        eventually_blocking(lambda: (reader.gets(holders) or b"").count(b"node_id") == 2, what="two nodes with it")
+    finally:
+        for number in (1, 2):
+            reader.end_background(tmp_path / f"trionode-{number}.pid")
     assert master.stop() == 0
 
 

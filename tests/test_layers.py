@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of import-linter, and modules that decide and touch nothing."""
+"""Who may import whom: the contracts of import-linter, and the pure modules."""
 
 from __future__ import annotations
 
@@ -9,34 +9,43 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modules import imports_of, source_of
 from tests.support.processes import ROOT
 
 PURE = (
+    "store.chunk_index",
     "store.digest",
     "store.errors",
-    "store.interface",
+    "store.eviction",
     "store.manifest",
-    "store.space",
+    "store.quota",
+    "store.range_set",
+    "store.records",
     "store.splitting",
     "master_shim.balancer",
-    "master_shim.byteranges",
-    "master_shim.conditional",
-    "master_shim.dates",
     "master_shim.errors",
-    "master_shim.names",
+    "master_shim.node",
     "master_shim.protocol",
+    "master_shim.protocol.answer",
+    "master_shim.protocol.conditions",
+    "master_shim.protocol.cors",
+    "master_shim.protocol.messages",
+    "master_shim.protocol.names",
+    "master_shim.protocol.ranges",
+    "master_shim.protocol.target",
     "master_shim.registry",
     "master_shim.routes",
     "trionode.delivery.admission",
-    "trionode.delivery.limits",
-    "trionode.delivery.ranges",
+    "trionode.backoff",
+    "trionode.delivery.rate_limit",
     "trionode.errors",
-    "trionode.histogram",
-    "trionode.sync.beats",
-    "trionode.sync.order",
-    "trionode.sync.plan",
+    "trionode.fetch.scheduler",
+    "trionode.heartbeat.size_limit",
+    "trionode.meetings.poll_plan",
+    "trionode.meetings.states",
+    "trionode.stats",
 )
-"""Modules that decide: they take `now` and data. What they import of ours must be one of them as well."""
+"""Modules that only decide, from data and `now`. They import only each other, of ours."""
 
 WITHOUT_IO = {
     "__future__",
@@ -45,9 +54,12 @@ WITHOUT_IO = {
     "blake3",
     "collections",
     "collections.abc",
+    "contextlib",
     "dataclasses",
     "datetime",
+    "email.utils",
     "enum",
+    "errno",
     "functools",
     "ipaddress",
     "itertools",
@@ -56,40 +68,12 @@ WITHOUT_IO = {
     "operator",
     "pyfastcdc",
     "re",
+    "threading",
     "typing",
     "unicodedata",
     "urllib.parse",
 }
-"""Modules of others that open no file, socket or process and look at no clock."""
-
-
-OURS = ("store", "master_shim", "trionode")
-
-
-def source_of(module: str) -> Path:
-    path = ROOT / Path(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def imports_of(module: str) -> set[str]:
-    """Return what a module imports when it runs: full names, without what only a type checker sees."""
-    package = module if source_of(module).name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    todo: list[ast.AST] = [ast.parse(source_of(module).read_text(encoding="utf-8"))]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            name = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{name}.{alias.name}"
-                found.add(inner if name.split(".")[0] in OURS and source_of(inner).exists() else name)
-        todo.extend(ast.iter_child_nodes(node))
-    return found
+"""Other modules, which open no file, socket or process and read no clock."""
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -5,19 +5,19 @@ Code blocks have a name, in a comment on the line before; `tests.support.reader`
 
 from __future__ import annotations
 
-import dataclasses
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import settings_table
 from tests.support.markdown import blocks, read, table
 from tests.support.nodes import BIN, digest_of
 from tests.support.packages import make_documents, make_package
 from tests.support.reader import Reader
 from tests.support.waiting import eventually_blocking
-from trionode.config import Settings, flag_of, load_settings, variable_of
+from trionode.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from tests.fakes.running import FakeFactory
@@ -57,16 +57,8 @@ def test_both_languages_have_the_same_code_and_headings() -> None:
 
 @pytest.mark.parametrize("path", LANGUAGES)
 def test_the_table_of_settings_is_that_of_the_code(path: str) -> None:
-    rows = table(path, "settings")
-    names = [field.name for field in dataclasses.fields(Settings)]
-    assert [row[0] for row in rows] == [f"`{name}`" for name in names]
-    for name, (_, flag, variable, default, meaning) in zip(names, rows, strict=True):
-        assert (flag, variable) == (f"`{flag_of(name)}`", f"`{variable_of(name)}`")
-        written = default.strip("`")
-        assert load_settings({name: written or None}, {}) == Settings(), f"another default for {name}"
-        value = getattr(Settings(), name)
-        assert bool(written) == bool("" if value is None else str(value))
-        assert meaning
+    assert table(path, "settings") == settings_table.rows(path), "python -m tests.support.settings_table"
+    assert all(text for *_, text in table(path, "settings")), "a setting without a text"
 
 
 def test_the_file_of_settings_is_read(tmp_path: Path) -> None:

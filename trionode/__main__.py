@@ -1,10 +1,10 @@
-"""`python -m trionode`: the deployed node's command, with its flags. Anything but a flag is a command of `trionode`."""
+"""`python -m trionode`: as on the deployed node, flags without a command are those of `serve`."""
 
 from __future__ import annotations
 
 import sys
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

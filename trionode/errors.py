@@ -1,4 +1,4 @@
-"""What can go wrong in the node, typed and with fields. Pure; the table in `answers` maps these to answers."""
+"""The errors of the node. `answers` maps them to HTTP answers, `cli.explain` to exit statuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORAGE_SETTING = "--storage-path, STORAGE_PATH or storage_path in the TOML file"
-"""Where the storage folder is set, for whoever is told that this is none."""
+"""Where the storage folder is set, for messages."""
 
 
 class NodeError(Exception):
@@ -16,9 +16,9 @@ class NodeError(Exception):
 
 
 class SettingError(NodeError):
-    """A setting has a value it cannot have.
+    """A setting has a value that is not allowed.
 
-    `setting` is its one name, `source` where the value came from, `allowed` what would have been right.
+    `setting` is its name, `source` where the value came from, `allowed` the values that are allowed.
     """
 
     def __init__(self, setting: str, value: object, allowed: str, source: str) -> None:
@@ -30,27 +30,19 @@ class SettingError(NodeError):
 
 
 class StorageUnusable(NodeError, OSError):
-    """The storage folder cannot be used: it is none, may not be written, or its disk fails."""
+    """The storage folder cannot be used: it is not a folder, cannot be written, or its disk fails."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         where = "" if error.filename in {None, str(path)} else f", {error.filename}"
         super().__init__(
             f"the storage folder {path.absolute()} cannot be used ({error.strerror or error}{where}); "
-            f"another is set by {STORAGE_SETTING}"
+            f"choose another with {STORAGE_SETTING}"
         )
         self.path = path
 
 
-class InvalidRequest(NodeError):
-    """A client's request cannot be understood; `detail` says why."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-
-
 class MethodRefused(NodeError):
-    """The route knows no such method; `allowed` are those it knows."""
+    """The route does not support this method; `allowed` are the supported ones."""
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         super().__init__("The method is not allowed for the requested URL.")
@@ -66,19 +58,18 @@ class MeetingUnknown(NodeError):
 
 
 class VersionGone(NodeError):
-    """The version a client was promised is not here, and the origin no longer says it is current."""
+    """The requested version is not stored, and it is no longer current at the master."""
 
     def __init__(self, version: str) -> None:
-        super().__init__(f"version {version} is no longer to be had")
+        super().__init__(f"version {version} is no longer available")
         self.version = version
 
 
 class OriginUnreachable(NodeError):
-    """The master did not answer: refused, timed out, or cut the connection."""
+    """The master did not answer: it refused or cut the connection, or took too long."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the master cannot be reached: {what}")
-        self.what = what
 
 
 class OriginError(NodeError):
@@ -86,12 +77,11 @@ class OriginError(NodeError):
 
     def __init__(self, what: str, status: int = 0) -> None:
         super().__init__(f"the master's answer cannot be used: {what}")
-        self.what = what
         self.status = status
 
 
 class FillFailed(NodeError):
-    """The fill a client was following ended without a package."""
+    """The fill that a download followed has failed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the package could not be fetched: {reason}")
@@ -99,10 +89,10 @@ class FillFailed(NodeError):
 
 
 class AtCapacity(NodeError):
-    """As many downloads as `max_downloads` allows are under way."""
+    """`max_downloads` is reached, and the queue is full."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} downloads are under way, which is this node's limit")
+        super().__init__(f"{limit} downloads are active, which is the limit of this node")
         self.limit = limit
 
 
@@ -122,7 +112,7 @@ class KeyRequired(NodeError):
 
 
 class CommandFailed(NodeError):
-    """A command of the command line cannot do what was asked; `status` is the exit status it ends with."""
+    """A command cannot do what was requested; `status` is its exit status."""
 
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)

@@ -1,4 +1,7 @@
-"""Where log lines go: to standard error, one line each, the libraries' with ours."""
+"""Logging to standard error, for the libraries' loggers and ours.
+
+The level is kept in the standard library's logger `trionode`, so it can change while the node runs.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
-_lowest = logging.INFO
+_level = logging.getLogger("trionode")
+_LEVELS = logging.getLevelNamesMapping() | {"EXCEPTION": logging.ERROR}
 
 
 def configure_logs(level: str) -> None:
-    """Send structlog's and the standard library's log lines of `level` (its name) and above to standard error."""
-    logging.basicConfig(format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
-    # Hypercorn writes its own lines; ours would say them a second time.
-    for name in ("hypercorn.error", "hypercorn.access"):
-        logging.getLogger(name).propagate = False
+    """Write log lines of `level` (its name) and above to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(name)s: %(message)s"))
+    # Hypercorn writes its own lines; the root logger would write them a second time.
+    handler.addFilter(lambda record: not record.name.startswith("hypercorn."))
+    logging.basicConfig(handlers=[handler])
     set_level(level)
     structlog.configure(
         processors=[
-            _drop_below,
+            _drop_below_level,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 pad_event_to=0,
-                # The other formatter draws pictures of all variables, and imports what that needs at the first error:
-                # on a disk that fails, that error would be its last.
+                # The default formatter prints all variables, and imports modules for it at the first error: with a
+                # failing disk that import fails, too.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ],
@@ -45,18 +50,15 @@ def configure_logs(level: str) -> None:
 def set_level(level: str) -> None:
     """Write lines of `level` (its name) and above from now on.
 
-    Not structlog's own way: its loggers keep the level that was set when they were first used.
+    Not by `structlog.configure`: its loggers keep the level that was set when they were first used.
     """
-    global _lowest
-    _lowest = logging.getLevelNamesMapping()[level.upper()]
-    logging.getLogger().setLevel(max(_lowest, logging.WARNING))
-    logging.getLogger("store").setLevel(_lowest)
+    number = _LEVELS[level.upper()]
+    logging.getLogger().setLevel(max(number, logging.WARNING))
+    for name in ("trionode", "master_shim", "store"):
+        logging.getLogger(name).setLevel(number)
 
 
-def _drop_below(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    number = (
-        logging.ERROR if method == "exception" else logging.getLevelNamesMapping().get(method.upper(), logging.INFO)
-    )
-    if number < _lowest:
+def _drop_below_level(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if not _level.isEnabledFor(_LEVELS.get(method.upper(), logging.INFO)):
         raise structlog.DropEvent
     return event

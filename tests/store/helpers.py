@@ -1,15 +1,25 @@
-"""What tests of the store do to packages behind its back, and look at."""
+"""What tests of the store have in common."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 from store import (
     Chunk,
+    ChunkMismatch,
     Digest,
+    FillBusy,
     Literal,
+    Manifest,
+    NoSpace,
+    PackageCorrupt,
+    PackageRejected,
+    VersionMissing,
+    VersionPresent,
 )
+from store.splitting import INLINE_BYTES, MAX_CHUNK_BYTES
 from tests.store.samples import (
     manifest_of,
 )
@@ -27,7 +37,7 @@ def read_all(readable, size: int) -> bytes:
 
 
 def flip(readable, offset: int, count: int = 1) -> None:
-    """Change bytes of a package behind the store's back, as a bad disk would."""
+    """Flip bytes of a package without the store's knowledge, as a bad disk would."""
     fd = os.open(f"/proc/self/fd/{readable.fileno()}", os.O_RDWR)
     try:
         os.pwrite(fd, bytes(byte ^ 0xFF for byte in os.pread(fd, count, offset)), offset)
@@ -35,8 +45,8 @@ def flip(readable, offset: int, count: int = 1) -> None:
         os.close(fd)
 
 
-def heal(store, digest: Digest, data: bytes) -> list[Chunk | Literal]:
-    """What a scrub does: scan, and repair what is bad from a good copy. Returns what was bad."""
+def scrub(store, digest: Digest, data: bytes) -> list[Chunk | Literal]:
+    """Scan a version and repair its bad pieces from a good copy, as a scrub does. Returns the bad pieces."""
     bad = []
     for step in store.scan(digest):
         if step.bad is not None:
@@ -45,7 +55,7 @@ def heal(store, digest: Digest, data: bytes) -> list[Chunk | Literal]:
     return bad
 
 
-def names(folder, under: str) -> list[str]:
+def names(folder: Path, under: str) -> list[str]:
     return sorted(path.name for path in (folder / under).iterdir())
 
 
@@ -54,8 +64,39 @@ def descriptors() -> int:
 
 
 def half_filled(store, data: bytes):
-    """A fill of `data` with the first of its chunks written, and the others."""
+    """Return a fill of `data` whose first chunk is written, that chunk, and the others."""
     fill = store.begin_fill(manifest_of(data))
     first, *rest = fill.missing()
     fill.write(first, data[first.offset : first.offset + first.size])
     return fill, first, rest
+
+
+def assert_split(manifest: Manifest, data: bytes) -> None:
+    """Check that the pieces of a manifest are those of `data`, in order, without gap or overlap."""
+    assert manifest.size == len(data)
+    assert manifest.digest == Digest.of(data)
+    at = 0
+    for piece in manifest.pieces:
+        assert piece.offset == at
+        found = data[at : at + piece.size]
+        if isinstance(piece, Literal):
+            assert piece.data == found
+        else:
+            assert piece.digest == Digest.of(found)
+            assert INLINE_BYTES < piece.size <= MAX_CHUNK_BYTES
+        at += piece.size
+    assert at == len(data)
+    for one, two in itertools.pairwise(manifest.pieces):
+        assert isinstance(one, Chunk) or isinstance(two, Chunk)
+
+
+def outcome(call):
+    """Return the result of a call, or the type of its error and its fields."""
+    try:
+        return call()
+    except NoSpace as error:
+        return type(error), error.needed, error.available
+    except PackageCorrupt as error:
+        return type(error), error.bad
+    except (VersionMissing, VersionPresent, FillBusy, ChunkMismatch, PackageRejected) as error:
+        return type(error)

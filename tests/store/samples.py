@@ -1,4 +1,4 @@
-"""Packages to store: real zips, made from a seed so that a failure can be seen again."""
+"""Packages for tests: real zips, generated from a seed so that failures are reproducible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def documents(count: int, size: int, seed: int = 0) -> dict[str, bytes]:
 def make_zip(
     members: dict[str, bytes], *, minute: int = 0, comment: bytes = b"", method: int = zipfile.ZIP_STORED
 ) -> bytes:
-    """A package as the deployed master makes it: a README.txt with the time first, every member dated alike."""
+    """A package as the deployed master makes it: first a README.txt with the time, and one date for all members."""
     file = io.BytesIO()
     when = (2026, 11, 24, 9, minute, 0)
     with zipfile.ZipFile(file, "w", method) as archive:
@@ -78,3 +78,16 @@ def only_error() -> bytes:
 
 def only_readme() -> bytes:
     return make_zip({})
+
+
+VALID_ZIP = make_zip(documents(4, 3_000), comment=b"c" * 20)
+
+_SHARED = documents(4, 1500, seed=3)
+SMALL_PACKAGES = [
+    make_zip({name: data for name, data in _SHARED.items() if name != f"document-{number}.pdf"}, minute=number)
+    for number in range(3)
+] + [
+    make_zip({"twice.pdf": _SHARED["document-0.pdf"], "again.pdf": _SHARED["document-0.pdf"], "own.pdf": b"o" * 3000}),
+    make_zip(documents(6, 1200, seed=4)),
+]
+"""Packages of a few kilobytes; some have documents in common, one has a document twice."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 from blake3 import blake3
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.processes import free_port
+from tests.support.processes import ROOT, free_port
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -49,6 +51,17 @@ class OurNode:
         found: dict[str, Any] = answer.json()
         return found
 
+    async def metrics(self) -> dict[str, float]:
+        """Return the samples of `/metrics` by their names, with labels as `name{label=value}`."""
+        answer = await self.get("/metrics")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        return {
+            sample.name + "".join(f"{{{key}={value}}}" for key, value in sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+
     async def synced(self) -> list[str]:
         try:
             answer = await self.get("/ready")
@@ -63,6 +76,16 @@ class OurNode:
             return set(meeting_ids) <= set(await self.synced())
 
         await eventually(check, within=within, what=f"synced {meeting_ids}")
+
+    async def until_active(self, active: int, queued: int = 0) -> None:
+        async def check() -> bool:
+            status = await self.status()
+            return (status["active_downloads"], status["queued_downloads"]) == (active, queued)
+
+        await eventually(check, what=f"{active} active, {queued} queued")
+
+    async def until_logged(self, words: str, *, within: float = 10.0) -> None:
+        await eventually(lambda: words in self.process.log(), within=within, what=f"{words!r} in the log")
 
     async def until_up(self) -> None:
         async def check() -> bool:
@@ -92,6 +115,12 @@ def run_node(
         "hypercorn-trio": (BIN / "hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "trionode:app"),
     }
     return OurNode(spawn(*commands[start], env=env, name=f"node-{start}"), port, storage)
+
+
+def run_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `trionode serve` that cannot start, to its end."""
+    command = [BIN / "trionode", "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
 
 
 def digest_of(data: bytes) -> str:

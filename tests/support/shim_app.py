@@ -31,7 +31,7 @@ async def client_of(app: Any, ip: str = "10.9.9.9") -> AsyncIterator[httpx.Async
         yield client
 
 
-async def beat(client: httpx.AsyncClient, name: str, packages: dict[str, str], **fields: Any) -> httpx.Response:
+async def heartbeat(client: httpx.AsyncClient, name: str, packages: dict[str, str], **fields: Any) -> httpx.Response:
     body = {"node_id": name, "address": f"{name}:8001", "status": "online", "protocol": 1, "packages": packages}
     answer = await client.post(f"{API}/nodes/heartbeat", json={**body, **fields})
     assert answer.status_code == 200, answer.text

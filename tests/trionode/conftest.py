@@ -35,7 +35,7 @@ def package(folder: Path) -> Package:
 
 @pytest.fixture
 def start_node(spawn: Spawner, tmp_path: Path) -> StartNode:
-    """Starts nodes; each call without a `storage` gets a folder of its own."""
+    """Return a function that starts a node; each call without a `storage` gets a folder of its own."""
     count = iter(range(1000))
 
     def start(master_url: str, *, how: Start = "serve", storage: Path | None = None, **settings: object) -> OurNode:

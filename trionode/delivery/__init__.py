@@ -1,1 +1,1 @@
-"""From a request to bytes on the wire."""
+"""From a request for a package to bytes on the wire."""

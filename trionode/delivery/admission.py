@@ -1,30 +1,32 @@
-"""How many downloads go on, who may begin the next, and how they ended: a plain object with one owner. Pure."""
+"""Admission of downloads: permits, the queue for them, and the counters of all downloads. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import AtCapacity
-from ..histogram import Histogram
-from .limits import Limits
+from ..stats import Histogram
+from .rate_limit import RateLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WINDOW_BYTES = 1 << 20
-"""What one read of a package takes: at 1 MiB the cost of a read is lost in that of its bytes."""
+    from ..settings import Settings
 
-SMALLEST_WINDOW_BYTES = 64 << 10
-"""Below this the cost of each read and write shows."""
+MAX_WINDOW_BYTES = 1 << 20
+"""Largest read of a package: at 1 MiB the overhead of a call is negligible."""
+
+MIN_WINDOW_BYTES = 64 << 10
+"""Smallest read: below it the overhead of each call is significant."""
 
 READ_AHEAD_BYTES = 24 << 20
-"""What all downloads together may hold in memory as windows, so that 500 of them cost little more than 10."""
+"""Memory for the windows of all downloads together, so that 500 of them cost little more than 10."""
 
 
 class Outcome(Enum):
-    """How a download ended. `LEFT`: its connection did, by the client, its silence, or the node's own end."""
+    """How a download ended. `LEFT`: the client left or was cut off as too slow, or the node stopped."""
 
     SENT = "sent"
     LEFT = "left"
@@ -32,131 +34,121 @@ class Outcome(Enum):
     REFUSED = "refused"
 
 
-class Place:
-    """A download's place: among those that go on, or in the queue. `wake` is called when it moves up."""
+class Permit:
+    """A download's permit, or its place in the queue. `on_admitted` is called when it leaves the queue."""
 
-    def __init__(self, version: str | None, wake: Callable[[], None]) -> None:
+    def __init__(self, version: str | None, on_admitted: Callable[[], None]) -> None:
         self.version = version
-        self.wake = wake
+        self.on_admitted = on_admitted
         self.admitted = False
-        self.gone = False
-        self.slot: int | None = None
-        """Its place among those of all processes of the node."""
-
-
-class Slots(Protocol):
-    """The places of all processes of a node; see `workers.slots`."""
-
-    def take(self, limit: int) -> int | None:
-        """Take one of `limit` places; None when all are taken."""
-        ...
-
-    def give_back(self, place: int) -> None:
-        """Give a place back."""
-        ...
+        self.released = False
 
 
 class Downloads:
-    """Those that go on, at most `limit` (`max_downloads`; 0: any number), and as many that wait, in their order.
+    """At most `limit` active downloads (0: any number), and a FIFO queue of the same length.
 
-    `on_full` is called whenever the last free place is taken: the master should send nobody more.
+    `on_full` is called when the last free permit is taken: the master should then send no more clients.
     """
 
-    def __init__(self, limit: int = 0, limits: Limits | None = None) -> None:
-        self.limit = limit
-        self.limits = limits or Limits()
+    def __init__(self, on_full: Callable[[], None]) -> None:
+        self.rate_limits = RateLimits()
+        self.queue_seconds = 0.0
+        self.limit = 0
         self.active = 0
         self.sending: Counter[str] = Counter()
-        """How many downloads of each version go on; those of a fill whose version nobody knows yet are not in it."""
+        """Active downloads by version; without those that follow a fill whose version is not known yet."""
         self.outcomes: Counter[Outcome] = Counter()
         self.bytes_sent = 0
         self.first_byte = Histogram()
         self.duration = Histogram()
-        """Of downloads that were sent whole, from the request to the first byte and to the last."""
-        self.on_full: Callable[[], None] = lambda: None
-        self.slots: Slots | None = None
-        """Where places are shared with other processes, which then count too."""
-        self._queue: deque[Place] = deque()
+        """Durations of complete downloads, from the request to the first byte and to the last."""
+        self._on_full = on_full
+        self._queue: deque[Permit] = deque()
 
     @property
     def queued(self) -> int:
-        """How many wait for a place."""
+        """Downloads in the queue."""
         return len(self._queue)
 
     @property
     def finished(self) -> int:
-        """How many were sent whole."""
+        """Downloads that were sent completely."""
         return self.outcomes[Outcome.SENT]
 
     @property
     def broken_off(self) -> int:
-        """How many ended before their end."""
+        """Downloads that ended before their last byte."""
         return self.outcomes[Outcome.LEFT] + self.outcomes[Outcome.FAILED]
 
-    def arrive(self, version: str | None, wake: Callable[[], None]) -> Place:
-        """Take a place for a download of `version` (None: not known yet), or get in line for one.
+    def configure(self, settings: Settings) -> None:
+        """Apply the limits of the settings. Active downloads continue, whatever the new limit."""
+        self.limit = settings.max_downloads
+        self.queue_seconds = settings.queue_seconds
+        self.rate_limits.change(settings.client_bytes_per_second, settings.total_bytes_per_second)
+        self._admit_queued()
 
-        Raises `AtCapacity` when as many wait already as may go on at once.
+    def request_permit(self, version: str | None, on_admitted: Callable[[], None]) -> Permit:
+        """Return a permit for a download of `version` (None: not known yet), or a place in the queue.
+
+        Raises `AtCapacity` when the queue is full.
         """
-        place = Place(version, wake)
-        if not self._queue and self._admit(place):
-            pass
+        permit = Permit(version, on_admitted)
+        if not self._queue and not self._full():
+            self._admit(permit)
         elif len(self._queue) < self.limit:
-            self._queue.append(place)
+            self._queue.append(permit)
         else:
             raise AtCapacity(self.limit)
-        return place
+        return permit
 
-    def release(self, place: Place) -> None:
-        """Give a place up, or leave the line. Doing so twice is no error."""
-        if place.gone:
+    def release(self, permit: Permit) -> None:
+        """Release a permit, or leave the queue. Idempotent."""
+        if permit.released:
             return
-        place.gone = True
-        if not place.admitted:
-            self._queue.remove(place)
+        permit.released = True
+        if not permit.admitted:
+            self._queue.remove(permit)
             return
         self.active -= 1
-        if place.slot is not None and self.slots is not None:
-            self.slots.give_back(place.slot)
-        if place.version is not None:
-            self.sending[place.version] -= 1
-            if not self.sending[place.version]:
-                del self.sending[place.version]
-        self.move_up()
+        if permit.version is not None:
+            self.sending[permit.version] -= 1
+            if not self.sending[permit.version]:
+                del self.sending[permit.version]
+        self._admit_queued()
 
-    def set_limit(self, limit: int) -> None:
-        """Let another limit hold from now on; downloads that go on are not touched."""
-        self.limit = limit
-        self.move_up()
+    def count_sent(self, count: int) -> None:
+        """Count bytes of packages that were sent."""
+        self.bytes_sent += count
+
+    def count_end(self, outcome: Outcome, seconds: float, first_byte_seconds: float | None) -> None:
+        """Count a download that has ended, and its times since the request."""
+        self.outcomes[outcome] += 1
+        if first_byte_seconds is not None:
+            self.first_byte.observe(first_byte_seconds)
+        if outcome is Outcome.SENT:
+            self.duration.observe(seconds)
+
+    def span_bytes(self, largest: int) -> int:
+        """Return how many bytes each download should send at a time: `largest`, or less under a rate limit."""
+        return min(largest, self.rate_limits.span_bytes(self.active))
+
+    def window_bytes(self) -> int:
+        """Return how many bytes the next read of each download may take."""
+        return max(MIN_WINDOW_BYTES, min(MAX_WINDOW_BYTES, READ_AHEAD_BYTES // max(1, self.active)))
 
     def _full(self) -> bool:
         return 0 < self.limit <= self.active
 
-    def move_up(self) -> None:
-        """Let those in the queue go on for whom there is a place. With shared places, to be called now and then."""
-        while self._queue and self._admit(self._queue[0]):
-            self._queue.popleft().wake()
+    def _admit_queued(self) -> None:
+        while self._queue and not self._full():
+            permit = self._queue.popleft()
+            self._admit(permit)
+            permit.on_admitted()
 
-    def _admit(self, place: Place) -> bool:
-        """Let a download go on if there is a place; tell whether there was."""
-        if self._full():
-            return False
-        if self.limit and self.slots is not None:
-            place.slot = self.slots.take(self.limit)
-            if place.slot is None:
-                return False
-        place.admitted = True
+    def _admit(self, permit: Permit) -> None:
+        permit.admitted = True
         self.active += 1
-        if place.version is not None:
-            self.sending[place.version] += 1
+        if permit.version is not None:
+            self.sending[permit.version] += 1
         if self._full():
-            self.on_full()
-        return True
-
-    def span_bytes(self, largest: int) -> int:
-        """Return how much each download should send at a time: up to `largest`, less where a rate is limited."""
-        return min(largest, self.limits.span_bytes(self.active))
-
-    def window_bytes(self) -> int:
-        """Return how much the next read of each download may take."""
-        return max(SMALLEST_WINDOW_BYTES, min(WINDOW_BYTES, READ_AHEAD_BYTES // max(1, self.active)))
+            self._on_full()

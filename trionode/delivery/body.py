@@ -1,4 +1,4 @@
-"""From the pieces of an answer to what a server can send: spans of a file that may go out now, or windows of bytes."""
+"""The body of an answer: its pieces, split into spans of a file that may be sent now, or windows of bytes."""
 
 from __future__ import annotations
 
@@ -11,131 +11,138 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import FillFailed
-from ..pages import bring_in, in_memory
-from ..sync.active import ActiveFill
+from ..fetch.live_fill import LiveFill
+from ..page_cache import is_cached, read_into_cache
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from .admission import Downloads
-    from .checked import CheckedLease
+    from .verified_lease import VerifiedLease
 
 
 class PackageBody:
-    """What a response sends: `pieces`, which are framing (bytes) and ranges of `source`; None: all, to its end.
+    """The `pieces` of an answer: framing (bytes) and ranges of `source`. None: all of the source, to its end.
 
-    Made for one task, which sends what `next` returns before it asks again. It is a file as the zero-copy extension
-    wants it, and one that can tell whether its bytes are right.
+    For one task, which sends what `next` returns before it calls it again. The zero-copy extension is given this
+    object as the file: it implements `server.hypercorn.sendfile.VerifiedFile`.
     """
 
     def __init__(
         self,
-        source: CheckedLease | ActiveFill,
+        source: VerifiedLease | LiveFill,
         pieces: tuple[bytes | range, ...] | None,
         downloads: Downloads,
         client: str = "",
     ) -> None:
-        self.source = source
-        self.downloads = downloads
-        self.client = client
-        """Whose share of the bandwidth this takes."""
+        self._source = source
+        self._downloads = downloads
+        self._client = client
         self.sent = 0
-        """Bytes of the body that the kernel, or a server without zero-copy, has taken."""
-        self.whole = False
-        """Whether all of it went out."""
+        """Bytes of the body that the kernel, or a server without zero-copy, has accepted."""
+        self.complete = False
+        """Whether the whole body was sent."""
         self.failure = ""
-        """Why not, where the reason is on this side."""
+        """Why this node could not send the body; "" if it did not fail."""
         self.began_at: float | None = None
-        """When the first byte of it went out."""
-        self._endless = pieces is None
-        self._left = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
-        self._given = 0
-
-    def sending(self) -> AbstractContextManager[trio.CancelScope | None]:
-        """Return what to send inside of: a scope that is cancelled when the fill behind it fails; None for a lease."""
-        return self.source.sending() if isinstance(self.source, ActiveFill) else nullcontext()
+        """When the first byte was sent, in Trio's clock."""
+        self._until_end = pieces is None
+        self._remaining = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
+        self._handed_out = 0
 
     @property
     def behind(self) -> bool:
-        """Whether less went out than `next` has given: the client takes no more."""
-        return self.sent < self._given
+        """Whether less was sent than `next` has returned: the client has left or stopped reading."""
+        return self.sent < self._handed_out
+
+    def fail(self, reason: str) -> None:
+        """Record that the body cannot be sent."""
+        self.failure = reason
+
+    def sending(self) -> AbstractContextManager[trio.CancelScope | None]:
+        """Return the context to send in: a scope that is cancelled when the fill fails; none for a lease."""
+        return self._source.sending() if isinstance(self._source, LiveFill) else nullcontext()
+
+    def window_bytes(self) -> int:
+        """Return the size limit of the next read."""
+        return self._downloads.window_bytes()
 
     async def next(self, largest: int) -> bytes | range | None:
-        """Return what may be sent now: framing, or up to `largest` bytes of the source; None when that was all.
+        """Return what may be sent now: framing, or up to `largest` bytes of the source; None at the end.
 
-        Raises `FillFailed` when the fill that is followed fails, or what is stored is damaged and cannot be repaired:
-        the caller cuts the answer off, so that the client sees it.
+        Raises `FillFailed` when the fill fails, or the stored bytes are damaged and cannot be repaired. The caller
+        then cuts off the answer, which the client sees as a failure.
         """
-        piece = self._left[0] if self._left else None
+        piece = self._remaining[0] if self._remaining else None
         if isinstance(piece, range):
-            size = min(self.downloads.span_bytes(largest), len(piece))
-            if isinstance(self.source, ActiveFill):
-                size = min(size, await self.source.available(piece.start))
-            await self.source.ready()
-            await self._pace(size)
+            size = min(self._downloads.span_bytes(largest), len(piece))
+            if isinstance(self._source, LiveFill):
+                size = min(size, await self._source.available(piece.start))
+            await self._source.ensure_trusted()
+            await self._wait_for_rate(size)
             if size:
-                self._left[0] = piece[size:]
+                self._remaining[0] = piece[size:]
                 piece = piece[:size]
-            elif self._endless:
+            elif self._until_end:
                 piece = None
             else:
                 raise FillFailed(f"the package ends at {piece.start}, before its end")
         if piece is None:
-            self.whole = not self.behind
+            self.complete = not self.behind
             return None
-        if isinstance(piece, bytes) or not self._left[0]:
-            self._left.popleft()
-        self._given += len(piece)
+        if isinstance(piece, bytes) or not self._remaining[0]:
+            self._remaining.popleft()
+        self._handed_out += len(piece)
         return piece
 
-    async def _pace(self, size: int) -> None:
-        """Wait until so many bytes more may go, by the limits of the node."""
-        booking = self.downloads.limits.book(self.client, size, trio.current_time())
-        if not booking.seconds:
+    async def _wait_for_rate(self, size: int) -> None:
+        reservation = self._downloads.rate_limits.reserve(self._client, size, trio.current_time())
+        if not reservation.seconds:
             return
         waited = False
         try:
-            await trio.sleep(booking.seconds)
+            await trio.sleep(reservation.seconds)
             waited = True
         finally:
             if not waited:
-                booking.give_back()
+                reservation.cancel()
 
     async def read(self, span: range) -> bytes:
-        """Return a span's bytes: read on this thread when they are in memory, else after a worker thread has.
+        """Return the bytes of a span. Disk reads happen in a worker thread.
 
-        A file that was changed meanwhile is made right, and read again. Raises `FillFailed` as `next`.
+        If the file was changed meanwhile it is verified, repaired if need be, and read again. Raises `FillFailed` as
+        `next` does.
         """
-        fd = self.source.fileno()
+        fd = self._source.fileno()
         while True:
-            if not in_memory(fd, span.start, len(span)):
-                await bring_in(fd, span.start, len(span))
+            if not is_cached(fd, span.start, len(span)):
+                await read_into_cache(fd, span.start, len(span))
             data = os.pread(fd, len(span), span.start)
-            if self.source.trusted:
+            if self._source.trusted:
                 break
-            await self.source.ready()
+            await self._source.ensure_trusted()
         if len(data) != len(span):
             raise FillFailed(f"the package ends at {span.start + len(data)}, before its end")
         return data
 
-    # -- What the server asks of a file it sends (`server.sendfile.Checked`)
+    # -- `server.hypercorn.sendfile.VerifiedFile`
 
     def fileno(self) -> int:
         """Return the descriptor of the package."""
-        return self.source.fileno()
+        return self._source.fileno()
 
     @property
     def trusted(self) -> bool:
-        """Whether the package's bytes are right now."""
-        return self.source.trusted
+        """Whether the package's bytes are known to be right."""
+        return self._source.trusted
 
-    async def ready(self) -> None:
-        """Return once they are. Raises `FillFailed`."""
-        await self.source.ready()
+    async def ensure_trusted(self) -> None:
+        """Return when the bytes are known to be right. Raises `FillFailed`."""
+        await self._source.ensure_trusted()
 
-    def moved(self, count: int) -> None:
-        """Count bytes of the body that went out."""
+    def count_sent(self, count: int) -> None:
+        """Count bytes of the body that were sent."""
         if self.began_at is None and count:
             self.began_at = trio.current_time()
         self.sent += count
-        self.downloads.bytes_sent += count
+        self._downloads.count_sent(count)

@@ -1,4 +1,4 @@
-"""One download, from its place among the others to its line in the log."""
+"""One download, from its permit to its log line."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from ..errors import AtCapacity
 from .admission import Outcome
 
 if TYPE_CHECKING:
-    from .admission import Downloads, Place
+    from .admission import Downloads, Permit
     from .body import PackageBody
 
 _log = structlog.get_logger("trionode.delivery")
 
+MAX_LOGGED_RANGE_CHARS = 100
+"""Length limit of a logged Range header."""
+
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who asked for what, for the log. `range` is the header as it came, or None; `at` is the loop's time."""
+class DownloadInfo:
+    """What a client requested, for the log. `range` is the header as received, or None; `at` is in Trio's clock."""
 
     meeting: str
     version: str | None
@@ -30,67 +33,70 @@ class Asked:
 
 
 class Download:
-    """A download that has arrived; its place is given up, and its end counted and logged, by `close`.
+    """A download with a permit or a place in the queue. `close` releases it, and counts and logs the outcome.
 
     Raises `AtCapacity` when the queue is full.
     """
 
-    def __init__(self, downloads: Downloads, asked: Asked) -> None:
-        self.body: PackageBody | None = None
+    def __init__(self, downloads: Downloads, info: DownloadInfo) -> None:
+        self._body: PackageBody | None = None
         self._downloads = downloads
-        self._asked = asked
-        self._moved_up = trio.Event()
+        self._info = info
+        self._admitted = trio.Event()
         self._refused = False
         try:
-            self._place: Place = downloads.arrive(asked.version, self._moved_up.set)
+            self._permit: Permit = downloads.request_permit(info.version, self._admitted.set)
         except AtCapacity:
             self._refuse()
             raise
 
-    async def admitted(self, seconds: float) -> None:
-        """Wait for the place, in the order of arrival. Raises `AtCapacity` when there is none within `seconds`."""
-        if not self._place.admitted:
-            with trio.move_on_after(seconds):
-                await self._moved_up.wait()
-        if not self._place.admitted:
-            self._downloads.release(self._place)
+    async def wait_admitted(self) -> None:
+        """Wait for the permit, in the order of arrival. Raises `AtCapacity` after the queue's time limit."""
+        if not self._permit.admitted:
+            with trio.move_on_after(self._downloads.queue_seconds):
+                await self._admitted.wait()
+        if not self._permit.admitted:
+            self._downloads.release(self._permit)
             self._refuse()
             raise AtCapacity(self._downloads.limit)
 
-    def _refuse(self) -> None:
-        self._refused = True
-        self._log(Outcome.REFUSED)
+    def send(self, body: PackageBody) -> PackageBody:
+        """Record the body that is sent, and return it."""
+        self._body = body
+        return body
 
     def close(self) -> None:
-        """End it, as far as it came."""
-        self._downloads.release(self._place)
+        """End the download, complete or not."""
+        self._downloads.release(self._permit)
         if self._refused:
             return
-        body = self.body
-        if body is None or not (body.whole or body.failure):
-            self._log(Outcome.LEFT)
-        elif body.failure:
-            self._log(Outcome.FAILED)
+        body = self._body
+        if body is None or not (body.complete or body.failure):
+            self._end(Outcome.LEFT)
         else:
-            self._downloads.duration.observe(trio.current_time() - self._asked.at)
-            self._log(Outcome.SENT)
+            self._end(Outcome.FAILED if body.failure else Outcome.SENT)
 
-    def _log(self, outcome: Outcome) -> None:
-        """Count the end, and write the one line of this download."""
-        self._downloads.outcomes[outcome] += 1
-        asked, body = self._asked, self.body
-        facts: dict[str, object] = {"meeting": asked.meeting, "version": asked.version, "client": asked.client}
-        if asked.range is not None:
-            facts["range"] = asked.range[:100]
+    def _refuse(self) -> None:
+        self._refused = True
+        self._end(Outcome.REFUSED)
+
+    def _end(self, outcome: Outcome) -> None:
+        info, body = self._info, self._body
+        facts: dict[str, object] = {"meeting": info.meeting, "version": info.version, "client": info.client}
+        if info.range is not None:
+            facts["range"] = info.range[:MAX_LOGGED_RANGE_CHARS]
+        first_byte = None
         if body is not None:
             facts["bytes"] = body.sent
             if body.began_at is not None:
-                facts["first_byte"] = round(body.began_at - asked.at, 3)
-                self._downloads.first_byte.observe(body.began_at - asked.at)
+                first_byte = body.began_at - info.at
+                facts["first_byte"] = round(first_byte, 3)
             if body.failure:
                 facts["why"] = body.failure
-        facts["seconds"] = round(trio.current_time() - asked.at, 3)
+        seconds = trio.current_time() - info.at
+        facts["seconds"] = round(seconds, 3)
+        self._downloads.count_end(outcome, seconds, first_byte)
         if outcome is Outcome.FAILED:
-            _log.warning("a download was cut off", **facts)
+            _log.warning("download cut off", **facts)
         else:
             _log.info("download", outcome=outcome.value, **facts)

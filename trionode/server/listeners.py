@@ -1,4 +1,4 @@
-"""What the server listens on: a host and port, a Unix socket, or sockets that systemd has opened already."""
+"""The listening sockets of a server: a host and port, a Unix socket, or sockets passed by systemd."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
     from pathlib import Path
 
-    from ..config import Settings
+    from ..settings import Settings
 
 BACKLOG = 2048
-"""Connections that wait to be accepted: a room of tablets comes within a second. The kernel bounds it (somaxconn)."""
+"""Connections waiting to be accepted: all tablets of a room connect within a second. Bounded by somaxconn."""
 
 FIRST_PASSED_FD = 3
-"""Where the descriptors of socket activation begin (sd_listen_fds(3))."""
+"""First descriptor of socket activation (sd_listen_fds(3))."""
 
 UNIX_MODE = 0o660
-"""Who may connect to a Unix socket: its owner and its group, into which a proxy is put."""
+"""Owner and group may connect to the Unix socket; a proxy is added to the group."""
 
 
 class CannotListen(Exception):
-    """The sockets cannot be had; the words say which and why."""
+    """A socket cannot be opened. The message names the socket and the reason."""
 
 
 @contextlib.contextmanager
 def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[list[socket.socket]]:
-    """Give the sockets, listening; close them at the end, and remove the Unix socket that was made here.
+    """Yield the listening sockets; close them at the end, and remove the Unix socket that was created here.
 
-    Sockets passed by systemd go before all settings, and their variables are taken out of `environ`. Raises
+    Sockets passed by systemd take precedence over all settings, and their variables are removed from `environ`. Raises
     `CannotListen`.
     """
     passed = _passed(environ)
@@ -46,7 +46,7 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
         made = settings.unix_socket
         sockets = [_listen_unix(made)]
     else:
-        sockets = [_listen_tcp(settings.host, settings.port)]
+        sockets = [listen_tcp(settings.host, settings.port)]
     try:
         yield sockets
     finally:
@@ -57,12 +57,12 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
 
 
 def for_hypercorn(sockets: list[socket.socket], *, tls: bool) -> Sockets:
-    """Return the sockets as Hypercorn wants them."""
+    """Return the sockets in Hypercorn's form."""
     return Sockets(sockets, [], []) if tls else Sockets([], sockets, [])
 
 
-def name_of(listener: socket.socket) -> dict[str, object]:
-    """Return the facts of a listening socket for the log."""
+def describe(listener: socket.socket) -> dict[str, object]:
+    """Return the address of a listening socket, for the log."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return {"unix_socket": name or "(without a name)"}
@@ -70,7 +70,7 @@ def name_of(listener: socket.socket) -> dict[str, object]:
 
 
 def _passed(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that were passed to this process (sd_listen_fds(3)), [] when there are none."""
+    """Return the sockets passed to this process (sd_listen_fds(3)); [] if there are none."""
     pid, count = environ.get("LISTEN_PID"), environ.get("LISTEN_FDS")
     if pid != str(os.getpid()) or count is None:
         return []
@@ -88,16 +88,19 @@ def _adopt(fd: int) -> socket.socket:
         raise CannotListen(f"cannot listen on descriptor {fd}, which was passed: {error.strerror}") from error
     if adopted.type != socket.SOCK_STREAM or not adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         adopted.detach()
-        raise CannotListen(f"cannot listen on descriptor {fd}, which was passed: it is no listening stream socket")
+        raise CannotListen(f"cannot listen on descriptor {fd}, which was passed: it is not a listening stream socket")
     os.set_inheritable(fd, False)
     adopted.setblocking(False)
     return adopted
 
 
-def _listen_tcp(host: str, port: int) -> socket.socket:
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises `CannotListen`."""
     plain = host.removeprefix("[").removesuffix("]")
     shown = f"[{plain}]" if ":" in plain else plain
     try:
+        if not 0 <= port < 1 << 16:
+            raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
         found = socket.getaddrinfo(plain, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         made = socket.socket(family, kind, protocol)
@@ -110,15 +113,18 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         except BaseException:
             made.close()
             raise
-    except OSError as error:
-        raise CannotListen(f"cannot listen on {shown}:{port}: {error.strerror or error}") from error
+    except OSError as error:  # also if the name does not resolve
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "another program listens there already; choose another port"
+        raise CannotListen(f"cannot listen on {shown}:{port}: {reason}") from error
     return made
 
 
 def _listen_unix(path: Path) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _clear(path)
+        _remove_stale(path)
         made.bind(str(path))
         path.chmod(UNIX_MODE)
         made.listen(BACKLOG)
@@ -129,11 +135,11 @@ def _listen_unix(path: Path) -> socket.socket:
     return made
 
 
-def _clear(path: Path) -> None:
-    """Remove the socket that a process which was killed has left; one that somebody listens on is in use."""
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a process that was killed. Raises `OSError` if a process listens on it."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, "there is a file of that name, which is no socket")
+            raise OSError(errno.EEXIST, "a file of that name exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -142,4 +148,4 @@ def _clear(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
-    raise OSError(errno.EADDRINUSE, "another process listens there")
+    raise OSError(errno.EADDRINUSE, "another program listens there already")

@@ -1,0 +1,44 @@
+"""What node and shim share: wire types, names, and how a request is read and answered. Pure: no I/O, no clock.
+
+The wire types and names are exported here. `answer`, `conditions`, `cors`, `ranges` and `target` are modules of it.
+"""
+
+from __future__ import annotations
+
+from .messages import (
+    HEARTBEAT_SECONDS,
+    MAX_HEARTBEAT_BYTES,
+    MAX_HEARTBEAT_ITEMS,
+    NO_TOKEN,
+    NODE_TIMEOUT_SECONDS,
+    PROTOCOL,
+    UNREADABLE,
+    Heartbeat,
+    HeartbeatAnswer,
+    Load,
+    MeetingName,
+    NodeInfo,
+    NodeStatus,
+    Registration,
+    TokenMeeting,
+    TokenStatus,
+    Unregistration,
+    VersionNode,
+)
+from .names import (
+    MAX_MEETING_ID_CHARS,
+    MAX_TITLE_CHARS,
+    attachment,
+    is_address,
+    is_meeting_id,
+    one_line,
+    own_address,
+    package_url,
+)
+
+__all__ = [
+    "HEARTBEAT_SECONDS", "MAX_HEARTBEAT_BYTES", "MAX_HEARTBEAT_ITEMS", "MAX_MEETING_ID_CHARS", "MAX_TITLE_CHARS",
+    "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "UNREADABLE", "Heartbeat", "HeartbeatAnswer", "Load", "MeetingName",
+    "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus", "Unregistration", "VersionNode",
+    "attachment", "is_address", "is_meeting_id", "one_line", "own_address", "package_url",
+]  # fmt: skip

@@ -1,0 +1,73 @@
+"""The command `master-shim`: help, usage errors, what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import httpx
+
+from tests.support.shim_app import API
+from tests.support.shim_process import ServedShim, serve_shim
+
+if TYPE_CHECKING:
+    from tests.support.processes import Spawner
+
+MASTER = (sys.executable, "-m", "master_shim", "serve")
+WIDE = {"COLUMNS": "200"}
+
+
+def test_the_start_prints_the_address_and_the_meetings(served: ServedShim, folder: Path) -> None:
+    served.process.wait_line(r"^  m  m$")
+    assert str(folder) in served.process.log()
+    answer = httpx.get(f"{served.url}{API}/meetings/m/download-package", trust_env=False)
+    assert answer.content == (folder / "m.zip").read_bytes()
+    assert served.process.stop() == 0
+    # No access log, and one line at the exit.
+    lines = served.process.log().splitlines()
+    assert len(lines) == 4, lines
+    assert "stopping" in lines[3]
+
+
+def test_a_meeting_is_found_when_its_package_is_added(spawn: Spawner, tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    served = serve_shim(spawn, tmp_path / "packages")
+    served.process.wait_line("no meeting in progress yet")
+    assert json.loads(served.get(f"{API}/meetings/status/token")[1])["id"] == "none"
+    (tmp_path / "new").write_bytes(b"PK")
+    (tmp_path / "new").rename(tmp_path / "packages" / "会议 1.zip")
+    assert served.get(f"{API}/meetings/{quote('会议 1')}/download-package") == (200, b"PK")
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait() == 0
+
+
+def test_usage_errors_are_explained(spawn: Spawner, folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for arguments, words in (
+            (("--packages", str(folder / "missing")), "does not exist"),
+            (("--packages", str(folder / "m.zip")), "is not a folder"),
+            (("--packages", str(folder), "--host", "127.0.0.1", "--port", port), "another program listens there"),
+            (("--packages", str(folder), "--port", "99999"), "0 to 65535"),
+            (("--packages", str(folder), "--port", "x"), "port"),
+            (("--packages", str(folder), "--host", "no.such.host.invalid"), "cannot listen on no.such.host"),
+            ((), "packages"),
+        ):
+            process = spawn(sys.executable, "-m", "master_shim", "serve", *arguments)
+            assert process.wait(within=30) == 2
+            assert words in process.log().lower()
+            assert "Traceback" not in process.log()
+
+
+def test_the_help_explains_how_packages_are_named() -> None:
+    done = subprocess.run([*MASTER, "--help"], capture_output=True, text=True, check=True, env=os.environ | WIDE)
+    assert "MEETING-ID.zip" in done.stdout

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import (
+    Digest,
+    NeverFits,
+    NoSpace,
+    Ref,
+    Usage,
+    Version,
+    plan_eviction,
+)
+from store.eviction import GRACE_SECONDS, LOW_WATER, RETIRED_SECONDS
+
+NOW = 1_000_000.0
+
+
+FREE = 10**9
+
+
+def digest(number: int) -> Digest:
+    return Digest(f"{number:064x}")
+
+
+def version(number: int, size: int = 100, age: float = 5000) -> Version:
+    return Version(digest(number), size, NOW - age)
+
+
+def ref(number: int, meeting: str = "", **fields) -> Ref:
+    return Ref(meeting or f"m{number}", digest(number), **{"in_progress": False, **fields})
+
+
+def ended(number: int, ago: float = 2 * GRACE_SECONDS, meeting: str = "") -> Ref:
+    return ref(number, meeting, ended_at=NOW - ago)
+
+
+def plan(versions, refs, needed, *, limit=1000, free=FREE, filling=0, draining=0, **options):
+    usage = Usage(sum(v.size for v in versions), filling, free, limit, draining)
+    return [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, **options)]
+
+
+def test_nothing_is_evicted_when_the_bytes_fit():
+    assert plan([version(1)], [], 900) == []
+
+
+def test_the_least_recently_used_is_evicted_first_down_to_the_low_water_mark():
+    versions = [version(n, age=5000 + n) for n in range(10)]
+    refs = [ref(n) for n in range(10)]
+    assert plan(versions, refs, 100) == [9, 8]  # one would be enough, two reach 900
+    assert plan(versions, refs, 100, low_water=1.0) == [9]
+
+
+def test_draining_bytes_count_as_free():
+    versions = [version(n, age=5000 + n) for n in range(4)]
+    assert plan(versions, [], 150, limit=0, free=50) == [3]
+    assert plan(versions, [], 150, limit=0, free=50, draining=99) == [3]
+    assert plan(versions, [], 150, limit=0, free=50, draining=100) == []
+    assert plan(versions, [], 250, limit=0, free=50, draining=100) == [3]
+    kept = [ref(n, in_progress=True) for n in range(4)]
+    with pytest.raises(NoSpace) as caught:
+        plan(versions, kept, 250, limit=0, free=50, draining=100)
+    assert (type(caught.value), caught.value.available) == (NoSpace, 150)
+    with pytest.raises(NeverFits):
+        plan(versions, kept, 551, limit=0, free=50, draining=100)
+
+
+def test_versions_of_ended_meetings_and_without_a_ref_are_evicted_first():
+    versions = [version(n, age=age) for n, age in enumerate([9000, 8000, 5000, 4000])]
+    refs = [ref(0), ref(1), ended(2)]
+    assert plan(versions, refs, 100, limit=400, low_water=1.0) == [2]
+    assert plan(versions, refs, 200, limit=400, low_water=1.0) == [2, 3]
+    assert plan(versions, refs, 300, limit=400, low_water=1.0) == [2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "keeping",
+    [ref(1, pinned=True), ref(1, in_progress=True), ended(1, GRACE_SECONDS - 1), ref(1, "x", in_progress=True)],
+)
+def test_pinned_current_and_just_ended_versions_are_never_evicted(keeping):
+    with pytest.raises(NoSpace) as caught:
+        plan([version(1)], [keeping, ended(1, meeting="another")], 950)
+    assert not isinstance(caught.value, NeverFits)
+    assert (caught.value.needed, caught.value.available) == (950, 900)
+
+
+def test_a_version_without_a_ref_is_kept_ten_minutes_after_its_last_use():
+    with pytest.raises(NoSpace):
+        plan([version(1, age=RETIRED_SECONDS - 1)], [], 950)
+    assert plan([version(1, age=RETIRED_SECONDS)], [], 950) == [1]
+
+
+def test_bytes_that_can_never_fit_evict_nothing():
+    with pytest.raises(NeverFits):
+        plan([version(1)], [], 1001)
+    with pytest.raises(NeverFits):
+        plan([version(1)], [], 201, limit=0, free=150, keep_free=50)
+    assert plan([version(1)], [], 200, limit=0, free=150, keep_free=50) == [1]
+
+
+def test_free_disk_space_counts_without_a_limit():
+    assert plan([version(1), version(2, age=9000)], [], 100, limit=0, free=60) == [2]
+    assert plan([version(1), version(2, age=9000)], [], 161, limit=0, free=60) == [2, 1]
+
+
+def test_a_lowered_limit_is_reached_with_nothing_needed():
+    versions = [version(n, age=5000 + n) for n in range(10)]
+    assert plan(versions, [], 0, limit=500) == [9, 8, 7, 6, 5, 4]
+    assert plan(versions, [], 0, limit=1000) == []
+
+
+def test_bytes_being_filled_count():
+    assert plan([version(1)], [], 100, filling=850) == [1]
+
+
+facts = st.tuples(
+    st.integers(1, 300),
+    st.floats(0, 3 * RETIRED_SECONDS),
+    st.sampled_from(["none", "plain", "progress", "pinned", "ended", "just ended", "ended and plain"]),
+)
+
+
+def build(found) -> tuple[list[Version], list[Ref], set[int], set[int]]:
+    """Return versions and refs, and of the versions those that must be kept and those that are evicted first."""
+    versions = [version(number, size, age) for number, (size, age, _) in enumerate(found)]
+    refs: list[Ref] = []
+    kept: set[int] = set()
+    first: set[int] = set()
+    for number, (_, age, kind) in enumerate(found):
+        if kind == "none":
+            first.add(number)
+            if age < RETIRED_SECONDS:
+                kept.add(number)
+        elif kind == "progress":
+            refs.append(ref(number, in_progress=True))
+            kept.add(number)
+        elif kind == "pinned":
+            refs.append(ref(number, pinned=True))
+            kept.add(number)
+        elif kind == "just ended":
+            refs.append(ended(number, GRACE_SECONDS / 2))
+            kept.add(number)
+        else:
+            if kind in {"ended", "ended and plain"}:
+                refs.append(ended(number))
+                first.add(number)
+            if kind in {"plain", "ended and plain"}:
+                refs.append(ref(number, "plain" + str(number)))
+                first.discard(number)
+    return versions, refs, kept, first
+
+
+@given(
+    st.lists(facts, max_size=7),
+    st.integers(0, 800),
+    st.sampled_from([0, 300, 600, 1000]),
+    st.integers(0, 1500),
+    st.integers(0, 100),
+    st.floats(0, 1),
+)
+def test_plans_against_a_naive_model(found, needed, limit, free, keep_free, part):
+    draining = int(free * part)  # counts as free
+    versions, refs, kept, first = build(found)
+    stored = sum(v.size for v in versions)
+
+    def fits(gone: list[int], mark: float) -> bool:
+        freed = sum(versions[n].size for n in gone)
+        disk = free - keep_free + freed >= needed
+        return disk and (not limit or stored - freed + needed <= int(mark))
+
+    order = sorted(
+        (n for n in range(len(found)) if n not in kept),
+        key=lambda n: (n not in first, versions[n].last_used, versions[n].digest),
+    )
+    prefixes = [order[:count] for count in range(len(order) + 1)]
+    enough = next((p for p in prefixes if fits(p, limit)), None)
+    usage = Usage(stored, 0, free - draining, limit, draining)
+    try:
+        got = [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, keep_free=keep_free)]
+    except NeverFits:
+        everything = list(range(len(found)))
+        assert not fits(everything, limit)
+        return
+    except NoSpace:
+        assert enough is None
+        return
+    assert not kept & set(got)
+    if fits([], limit):
+        assert got == []
+    elif needed <= limit * LOW_WATER:
+        assert got == next((p for p in prefixes if fits(p, limit * LOW_WATER)), order)
+        assert fits(got, limit)
+    else:
+        assert got == enough

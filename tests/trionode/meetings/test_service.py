@@ -1,0 +1,240 @@
+"""The checks of meetings: faults of one meeting, packages that never fit, and invalidation."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from store import NeverFits, Ref, Store
+from tests.support.meetings import (
+    HoldingMaster,
+    ScriptedMaster,
+    UnchangedFolder,
+    no_room,
+    put,
+    running_meetings,
+)
+from tests.support.memory_store import MemoryStore
+from tests.support.packages import make_documents, make_package
+from tests.support.waiting import eventually
+from trionode.backoff import FIRST_RETRY_SECONDS
+from trionode.errors import MeetingUnknown, OriginError
+from trionode.events import AutoResetEvent
+from trionode.master.responses import MeetingList
+from trionode.meetings.poll_plan import Check
+from trionode.meetings.service import Meetings
+from trionode.meetings.states import MeetingState
+from trionode.upkeep.eviction import Evictor
+from trionode.upkeep.folder_watch import FolderWatch
+from trionode.upkeep.repair import Repairer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from store import Digest, Manifest
+    from tests.support.meetings import Running
+    from trionode.meetings.meeting import Meeting
+
+
+class Unverifiable(Store):
+    """A store that cannot verify a version while there is a `fault`."""
+
+    fault: Exception | None = None
+
+    def verify(self, digest: Digest) -> None:
+        if self.fault is not None:
+            raise self.fault
+        super().verify(digest)
+
+
+@pytest.mark.parametrize("fault", [ValueError("no piece of it"), RuntimeError(), OSError(errno.EROFS, "read-only")])
+async def test_a_fault_at_one_meeting_does_not_affect_others_and_its_check_is_repeated(
+    tmp_path: Path, fault: Exception
+):
+    with Store.open(tmp_path / "storage") as before:
+        bad = put(before, tmp_path, 200_000)
+    # Opened again, so that the version is not trusted.
+    store = Unverifiable.open(tmp_path / "storage")
+    good = put(store, tmp_path, 300_000)
+    master = ScriptedMaster()
+    master.manifests = {"bad": bad, "good": good}
+    store.fault = fault
+    with capture_logs() as logs:
+        async with running_meetings(store, master) as running:
+            await running.poller.poll()
+            await running.until_current("good")
+            meeting = running.meetings.get("bad")
+            assert meeting is not None
+            await eventually(lambda: meeting.failures > 0)
+            assert meeting.reason
+            store.fault = None
+            await running.until_current("bad")
+            assert running.meetings.advertised() == {"bad": bad.digest, "good": good.digest}
+    tracebacks = {line["event"] for line in logs if line.get("exc_info")}
+    assert tracebacks == (set() if isinstance(fault, OSError) else {"the check of a meeting crashed"})
+
+
+class StreamingMaster(ScriptedMaster):
+    """A legacy master: it has no manifests, and does not send the length of a package."""
+
+    protocol = 0
+    token = "t"
+
+    def __init__(self, package: Path) -> None:
+        super().__init__()
+        self.package_path = package
+        self.sent: list[int] = []
+
+    async def poll(self) -> MeetingList:
+        return MeetingList(self.token, {"m": "m"})
+
+    async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        raise OriginError("there is no such route", 404)
+
+    @asynccontextmanager
+    async def package(self, meeting_id: str) -> AsyncIterator[_Body]:
+        self.sent.append(0)
+        yield _Body(self)
+
+
+class _Body:
+    size = None
+
+    def __init__(self, master: StreamingMaster) -> None:
+        self._master = master
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._master.package_path.open("rb") as file:
+            while data := file.read(64 << 10):
+                self._master.sent[-1] += len(data)
+                yield data
+                await trio.lowlevel.checkpoint()
+
+
+# The generator of a body that is not read to its end is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_package_that_never_fits_is_not_streamed_again_until_something_has_changed(tmp_path: Path):
+    package = make_package(tmp_path / "p.zip", make_documents(1, 3_000_000), level=0)
+    store = Store.open(tmp_path / "storage", max_bytes=1_000_000)
+    master = StreamingMaster(package.path)
+
+    async def check(running: Running, meeting: Meeting, times: int) -> None:
+        for _ in range(times):
+            before = meeting.check_ended_at
+            running.meetings.request_check(meeting, Check.CERTAIN)
+            await eventually(lambda before=before: meeting.check_ended_at != before)
+            assert isinstance(meeting.lacks_room, NeverFits)
+
+    async with running_meetings(store, master, Evictor(store, FolderWatch(store)).make_room) as running:
+        await running.poller.poll()
+        meeting = running.meetings.get("m")
+        assert meeting is not None
+        await check(running, meeting, 3)
+        assert len(master.sent) == 1
+        assert 900_000 < master.sent[0] < 1_500_000
+        master.token = "u"  # the package may have been rebuilt, and be smaller
+        await running.poller.poll()
+        await check(running, meeting, 3)
+        assert len(master.sent) == 2
+        store.set_limits(max_bytes=4_000_000, min_free_bytes=0)
+        running.meetings.request_check(meeting, Check.CERTAIN)
+        await running.until_current("m")
+        assert master.sent[2:] == [package.path.stat().st_size]
+
+
+class BuildingMaster(ScriptedMaster):
+    """A master that lists a meeting and has no package of it yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requested_at: list[float] = []
+
+    async def poll(self) -> MeetingList:
+        return MeetingList("t", {"m": "m"})
+
+    async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        self.requested_at.append(trio.current_time())
+        raise MeetingUnknown(meeting_id)
+
+
+async def test_a_master_that_is_building_a_package_is_asked_again_at_short_intervals(
+    autojump_clock: trio.testing.MockClock,
+):
+    store, master, rng = MemoryStore(), BuildingMaster(), Random(1)
+    repairer: Any = Repairer(store, master)  # type: ignore[arg-type]
+    meetings = Meetings(store, master, rng, no_room, UnchangedFolder(), repairer, AutoResetEvent())  # type: ignore[arg-type]
+    with trio.move_on_after(100):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(meetings.run)
+            await meetings.apply(await master.poll(), full=False)
+            await trio.sleep_forever()
+    pauses = [after - before for before, after in zip(master.requested_at, master.requested_at[1:], strict=False)]
+    assert len(pauses) >= 100
+    assert max(pauses) <= FIRST_RETRY_SECONDS
+
+
+async def test_a_version_that_is_lost_is_not_advertised_until_it_was_fetched_again(tmp_path: Path):
+    store = Store.open(tmp_path / "storage")
+    master = HoldingMaster()
+    package = make_package(tmp_path / "p.zip", make_documents(1, 200_000), level=0).path
+    digest = master.offer("m", package).digest
+    master.let_go[digest].set()
+    async with running_meetings(store, master) as running:
+        await running.poller.poll()
+        await running.until_current("m")
+        assert (running.meetings.fill_stats.done, running.meetings.fill_stats.failed) == (1, 0)
+        meeting = running.meetings.get("m")
+        assert meeting is not None
+        store.remove(digest)
+        assert not await running.repairer.ensure(digest)
+        assert (meeting.state, running.meetings.advertised()) == (MeetingState.UNCONFIRMED, {})
+        await running.until_current("m")
+        assert running.meetings.advertised() == {"m": digest}
+        assert running.meetings.fill_stats.done == 2
+
+
+async def test_a_meeting_that_another_process_has_switched_is_checked_before_it_is_advertised(tmp_path: Path):
+    store = Store.open(tmp_path / "storage")
+    right, other = put(store, tmp_path, 200_000), put(store, tmp_path, 300_000)
+    master = ScriptedMaster()
+    master.manifests = {"m": right}
+    watch = FolderWatch(store)
+    repairer = Repairer(store, master)  # type: ignore[arg-type]
+    meetings = Meetings(store, master, Random(1), no_room, watch, repairer, AutoResetEvent())  # type: ignore[arg-type]
+    await meetings.apply(await master.poll(), full=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meetings.run)
+        await eventually(meetings.advertised)
+        nursery.cancel_scope.cancel()
+    with Store.open(tmp_path / "storage") as command:
+        command.set_ref(Ref("m", other.digest, "m"))
+    await watch.refresh()  # no check is running: what follows is only requested
+    meeting = meetings.get("m")
+    assert meeting is not None
+    assert (meeting.state, meetings.advertised()) == (MeetingState.UNCONFIRMED, {})
+    assert meeting.pending_check is Check.CERTAIN
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meetings.run)
+        await eventually(meetings.advertised)
+        nursery.cancel_scope.cancel()
+    assert meetings.advertised() == {"m": right.digest}
+    store.close()
+
+
+async def test_the_end_of_the_checks_ends_fills_for_those_that_follow(tmp_path: Path):
+    store = Store.open(tmp_path / "storage")
+    master = HoldingMaster()
+    master.offer("m", make_package(tmp_path / "p.zip", make_documents(1, 200_000), level=0).path)
+    async with running_meetings(store, master) as running:
+        await running.poller.poll()
+        (fill,) = await eventually(running.meetings.fills)
+        assert not fill.finished
+    assert fill.finished
+    assert str(fill.error) == "the package could not be fetched: the node is stopping"

@@ -1,0 +1,134 @@
+"""HTTPS: HTTP/1.1 and HTTP/2 through TLS, slow clients there, and certificates that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from tests.support.nodes import digest_of, run_serve
+from tests.support.packages import make_documents, make_package
+from tests.support.waiting import eventually, eventually_blocking
+
+if TYPE_CHECKING:
+    from tests.fakes.running import FakeFactory, RunningMaster
+    from tests.support.nodes import OurNode
+    from tests.support.packages import Package
+    from tests.trionode.conftest import StartNode
+
+PATH = "/api/v1/meetings/big/download-package"
+
+
+@pytest.fixture
+def big(folder: Path) -> Package:
+    """More than the buffers between a node and a client hold."""
+    return make_package(folder / "big.zip", make_documents(4, 4_000_000), level=1)
+
+
+@pytest.fixture
+def master(fakes: FakeFactory, folder: Path, big: Package) -> RunningMaster:
+    return fakes.master(folder, started=("big",))
+
+
+class Certificate:
+    """A certificate for 127.0.0.1, its key, and the authority that issued it, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.cert, self.key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(self.ca)
+        issued.private_key_pem.write_to_path(self.key)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(self.cert, append=True)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    return Certificate(tmp_path)
+
+
+class Https:
+    """A node that serves HTTPS, asked by curl."""
+
+    def __init__(self, node: OurNode, certificate: Certificate) -> None:
+        self.node = node
+        self.base = f"https://127.0.0.1:{node.port}"
+        self.trust = ("--cacert", certificate.ca)
+
+    def curl(self, *arguments: str | Path) -> bytes:
+        command = ["curl", "-sS", "--max-time", "20", *map(str, (*self.trust, *arguments))]
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def until_synced(self) -> None:
+        await eventually(lambda: json.loads(self.curl(f"{self.base}/ready")).get("synced") == ["big"], within=20)
+
+    def status(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads(self.curl(f"{self.base}/api/status"))
+        return found
+
+
+@pytest.mark.parametrize(("option", "protocol"), [("--http1.1", "1.1"), ("--http2", "2")])
+async def test_packages_and_ranges_arrive_over_https(
+    master: RunningMaster,
+    big: Package,
+    start_node: StartNode,
+    certificate: Certificate,
+    tmp_path: Path,
+    option: str,
+    protocol: str,
+):
+    https = Https(start_node(master.url, certfile=certificate.cert, keyfile=certificate.key), certificate)
+    await https.until_synced()
+    target = tmp_path / "got.zip"
+    version = https.curl(option, "-o", target, "-w", "%{http_version}", https.base + PATH)
+    assert version.decode() == protocol
+    assert digest_of(target.read_bytes()) == big.digest
+    part = https.curl(option, "-r", "1000000-2999999", https.base + PATH)
+    assert part == target.read_bytes()[1_000_000:3_000_000]
+    assert https.node.process.stop() == 0
+
+
+@pytest.mark.parametrize("option", ["--http1.1", "--http2"])
+async def test_a_client_of_https_that_stops_reading_is_cut_off(
+    master: RunningMaster, big: Package, start_node: StartNode, certificate: Certificate, tmp_path: Path, option: str
+):
+    node = start_node(master.url, certfile=certificate.cert, keyfile=certificate.key, progress_seconds=1)
+    https = Https(node, certificate)
+    await https.until_synced()
+    stopped = subprocess.Popen(
+        ["curl", "-sS", option, "--limit-rate", "1000", *https.trust, "-o", tmp_path / "part", https.base + PATH],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually_blocking(lambda: https.status()["active_downloads"] == 1)
+        eventually_blocking(lambda: https.status()["downloads_broken_off"] == 1, within=20)
+    finally:
+        stopped.kill()
+        stopped.wait()
+    assert node.process.stop() == 0
+
+
+@pytest.mark.parametrize("missing", ["certfile", "keyfile"])
+def test_a_certificate_without_its_key_is_refused(certificate: Certificate, missing: str):
+    given = {"certfile": certificate.cert, "keyfile": certificate.key}
+    del given[missing]
+    (name, path), *_ = given.items()
+    done = run_serve(f"--{name}", path)
+    assert done.returncode == 2
+    assert f"'{missing}'" in done.stderr
+
+
+def test_a_certificate_that_cannot_be_used_is_refused(certificate: Certificate):
+    done = run_serve("--certfile", certificate.key, "--keyfile", certificate.key)
+    assert done.returncode == 2
+    assert str(certificate.key) in done.stderr
+    done = run_serve("--certfile", "/nowhere/cert.pem", "--keyfile", certificate.key)
+    assert done.returncode == 2
+    assert "/nowhere/cert.pem" in done.stderr

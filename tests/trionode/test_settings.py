@@ -1,0 +1,145 @@
+"""Settings: the table, the precedence of their sources, and the errors for wrong values."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import BIN
+from trionode.errors import SettingError
+from trionode.settings import SPECS, Settings, flag_of, load_settings
+
+CONTRACT = {
+    "main_server": ("MAIN_SERVER_URL", "--main-server", "http://127.0.0.1:8000"),
+    "node_address": ("NODE_ADDRESS", "--node-address", "localhost:8001"),
+    "storage_path": ("STORAGE_PATH", "--storage-path", Path("./storage")),
+    "sync_interval": ("SYNC_INTERVAL", "--sync-interval", 300.0),
+    "node_id": ("NODE_ID", "--node-id", ""),
+    "host": ("TRIONODE_HOST", "--host", "0.0.0.0"),
+    "port": ("TRIONODE_PORT", "--port", 8001),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_names_and_defaults_are_the_deployed_ones(name: str):
+    variable, flag, default = CONTRACT[name]
+    assert (SPECS[name].variable, flag_of(name), getattr(load_settings(environ={}), name)) == (variable, flag, default)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_setting_has_a_help_text_and_accepts_its_own_default(name: str):
+    spec = SPECS[name]
+    default = getattr(Settings(), name)
+    assert spec.help
+    assert spec.allowed
+    assert re.fullmatch("[A-Z][A-Z_]*", spec.variable)
+    assert spec.variable in spec.describe()
+    if spec.shown_default:
+        assert spec.parse(spec.shown_default) == default
+        assert f"default {spec.shown_default}]" in spec.describe()
+    else:
+        assert default in {"", None}
+        assert "default" not in spec.describe()
+
+
+def test_the_table_has_every_setting_once():
+    assert [*SPECS] == [field.name for field in fields(Settings)]
+    assert len({spec.variable for spec in SPECS.values()}) == len(SPECS)
+
+
+def test_the_flags_of_serve_are_those_of_the_table():
+    shown = subprocess.run(
+        [BIN / "trionode", "serve", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "1000"}
+    ).stdout
+    rows = dict(re.findall(r"(?m)^\W*(--\S+) +[A-Z]+ +(.*?)[\s│]*$", shown))
+    assert rows.keys() == {*map(flag_of, SPECS), "--config"}
+    for name, spec in SPECS.items():
+        assert rows[flag_of(name)] == spec.describe()
+
+
+def test_a_flag_takes_precedence_over_the_environment_and_that_over_the_file(tmp_path: Path):
+    file = tmp_path / "node.toml"
+    file.write_text('port = 1\nsync_interval = 2\nmax_bytes = "3K"\n')
+    environ = {"TRIONODE_CONFIG": str(file), "TRIONODE_PORT": "4", "SYNC_INTERVAL": "5"}
+    settings = load_settings({"port": "6", "host": None}, environ)
+    assert (settings.port, settings.sync_interval, settings.max_bytes, settings.host) == (6, 5.0, 3072, "0.0.0.0")
+
+
+def test_an_empty_variable_sets_nothing():
+    assert load_settings(environ={"NODE_ADDRESS": "", "TRIONODE_CONFIG": ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("main_server", "192.168.1.10:8000"),
+        ("main_server", "ftp://master"),
+        ("main_server", "http://master:99999"),
+        ("main_server", "http://"),
+        ("node_address", "just-a-host"),
+        ("node_address", "host:0"),
+        ("node_address", "host:70000"),
+        ("node_address", "http://host:1"),
+        ("node_address", "a b:1"),
+        ("node_address", "[:::::::]:80"),
+        ("node_address", "[1:2]:80"),
+        ("node_address", "[1.2.3.4]:80"),
+        ("node_address", "-:80"),
+        ("node_address", "::1:80"),
+        ("storage_path", ""),
+        ("sync_interval", "soon"),
+        ("sync_interval", "0"),
+        ("sync_interval", "nan"),
+        ("sync_interval", True),
+        ("node_id", "../x"),
+        ("port", "eighty"),
+        ("port", "65536"),
+        ("port", 1.5),
+        ("port", True),
+        ("max_bytes", "-1"),
+        ("max_bytes", "1.5"),
+        ("max_bytes", "10 apples"),
+        ("max_downloads", "-1"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_wrong_value_names_setting_value_and_what_is_allowed(name: str, value: object):
+    with pytest.raises(SettingError) as caught:
+        load_settings({name: value}, {})
+    error = caught.value
+    assert (error.setting, error.value) == (name, value)
+    assert name in str(error)
+    assert error.allowed in str(error)
+    assert flag_of(name) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [("portt = 1", "portt"), ("port = ", "config"), ('port = "x"', "port"), ("\xff", "config")]
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: str, named: str):
+    file = tmp_path / "node.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingError) as caught:
+        load_settings(environ={}, config=file)
+    assert caught.value.setting == named
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(SettingError, match=r"gone\.toml"):
+        load_settings(environ={}, config=tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize("command", [("trionode", "serve"), ("python", "-m", "trionode")])
+def test_a_wrong_setting_ends_the_command_with_status_2(command: tuple[str, ...]):
+    ended = subprocess.run(
+        [BIN / command[0], *command[1:], "--port", "eighty"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "'port'" in ended.stderr
+    assert "eighty" in ended.stderr
+    assert "0 to 65535" in ended.stderr

@@ -1,0 +1,75 @@
+"""`trionode status`: show the status of a running node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from master_shim.protocol import one_line
+
+from . import exits
+from .node_client import node_at, node_of
+from .storage import SHORT, AsJson, Config, StoragePath, print_json, settings_of
+
+MAX_SHOWN_CHARS = 1_000
+"""Length limit of any text from a node."""
+
+
+def status(
+    url: str | None = None, *, as_json: AsJson = False, storage_path: StoragePath = None, config: Config = None
+) -> int:
+    """Show the status of a running node.
+
+    Parameters
+    ----------
+    url
+        URL of the node; by default the node that runs on the storage folder of this machine.
+    """
+    if url is None:
+        with node_of(settings_of(storage_path, config).storage_path) as node:
+            report = node.call("GET", "/api/status")
+    else:
+        report = node_at(url).call("GET", "/api/status")
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    return exits.OK
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console()
+    # Titles and reasons are untrusted: as `Text`, since rich interprets brackets in strings as styles.
+    connected = Text("connected") if report["connected"] else Text("not connected", "red")
+    facts = Table.grid(padding=(0, 2))
+    master = Text.assemble(f"{report['main_server']}, ", connected, f", last polled {report['last_sync'] or 'never'}")
+    for name, value in (
+        ("node", f"{report['node_id']} at {report['node_ip']}:{report['node_port']}"),
+        ("master", master),
+        ("sync", report["sync_status"]),
+        ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
+        ("downloads", f"{report['active_downloads']} active, {report['downloads_finished']} finished"),
+        ("health", _health(report["health"])),
+        ("bytes", f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched"),
+    ):
+        shown = Text(one_line(value, MAX_SHOWN_CHARS)) if isinstance(value, str) else value
+        facts.add_row(Text(name, "bold"), shown)
+    console.print(facts)
+    table = Table("meeting", "title", "state", "size", "files", "version")
+    for meeting in report["active_meetings"]:
+        state = f"{meeting['state']}: {meeting['reason']}" if meeting["reason"] else meeting["state"]
+        digest = (meeting["version"] or "")[:SHORT]
+        cells = (meeting["id"], meeting["title"], state, decimal(meeting["size"]), str(meeting["file_count"]), digest)
+        table.add_row(*(Text(one_line(cell, MAX_SHOWN_CHARS)) for cell in cells))
+    console.print(table if report["active_meetings"] else "no meeting is in progress")
+
+
+def _health(health: dict[str, Any]) -> str:
+    text = f"{decimal(health['scrubbed_bytes'])} scrubbed, {health['repaired_chunks']} chunks repaired"
+    if health["unrepairable"]:
+        text += f", {health['unrepairable']} versions could not be repaired and were removed"
+    return text

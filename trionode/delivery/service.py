@@ -1,0 +1,113 @@
+"""Answers requests for packages: source, headers, body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from master_shim.protocol import attachment
+from master_shim.protocol.answer import PackageAnswer, plan_answer
+
+from ..errors import FillFailed
+from ..fetch.live_fill import LiveFill
+from .body import PackageBody
+from .download import Download, DownloadInfo
+from .http import PackageResponse
+from .repr_digest import is_requested
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from .admission import Downloads
+    from .http import PackageRequest
+    from .repr_digest import ReprDigests
+    from .resolve import Resolver
+    from .tickets import Tickets
+    from .verified_lease import VerifiedLease
+
+    Source = VerifiedLease | LiveFill
+
+MEDIA_TYPE = "application/zip"
+
+UNKNOWN_SIZE = PackageAnswer(200, ((b"content-type", MEDIA_TYPE.encode()),), ())
+"""The answer for a package whose size and digest are not known yet: always the whole package."""
+
+
+class Delivery:
+    """Answers a node's requests for packages."""
+
+    def __init__(self, resolver: Resolver, downloads: Downloads, repr_digests: ReprDigests, tickets: Tickets) -> None:
+        self.resolver = resolver
+        self._downloads = downloads
+        self._repr_digests = repr_digests
+        self._tickets = tickets
+
+    @property
+    def may_queue(self) -> bool:
+        """Whether a download may have to wait for a permit."""
+        return self._downloads.limit > 0
+
+    async def answer(self, stack: ExitStack, request: PackageRequest, source: Source | None) -> PackageResponse:
+        """Return the answer to a GET or HEAD. `stack` closes what it holds open.
+
+        In the query, `v` is the digest of an exact version and `t` the ticket of a redirect. A `source` that is known
+        already is closed by the caller. Raises as `Resolver.resolve`, and `AtCapacity`.
+        """
+        version = request.version
+        if ticket := request.query.get("t"):
+            self._tickets.add(ticket)
+        if source is None:
+            source = await self._resolve(stack, request)
+        plan = _plan(request, source)
+        if plan.status >= 400:
+            return PackageResponse(plan.status, [*plan.headers], plan.small_body or b"")
+        body: bytes | PackageBody = b""
+        if plan.status in {200, 206} and request.method == "GET":
+            body = await self._begin(stack, request, source, plan)
+        headers = await self._headers(request, source, plan, exact=version is not None)
+        return PackageResponse(plan.status, headers, body)
+
+    async def _resolve(self, stack: ExitStack, request: PackageRequest) -> Source:
+        source = await self.resolver.resolve(request.meeting, request.version)
+        if isinstance(source, LiveFill) and source.size is None and request.http_version < "1.1":
+            # HTTP/1.0 ends a body of unknown size with the connection, which looks the same when it is cut off: wait
+            # until the size is known.
+            await source.wait_finished()
+            source = await self.resolver.resolve(request.meeting, request.version)
+        stack.enter_context(source.followed() if isinstance(source, LiveFill) else source)
+        return source
+
+    async def _begin(
+        self, stack: ExitStack, request: PackageRequest, source: Source, plan: PackageAnswer
+    ) -> PackageBody:
+        """Wait for a permit, and return the body."""
+        info = DownloadInfo(request.meeting, source.digest, request.client, request.fields.get("range"), request.at)
+        download = Download(self._downloads, info)
+        stack.callback(download.close)
+        await download.wait_admitted()
+        if isinstance(source, LiveFill) and source.error is not None:
+            # It failed in the meantime: an error answer is still possible, instead of one that is cut off.
+            raise FillFailed(str(source.error))
+        pieces = None if plan is UNKNOWN_SIZE else plan.pieces
+        return download.send(PackageBody(source, pieces, self._downloads, request.client))
+
+    async def _headers(
+        self, request: PackageRequest, source: Source, plan: PackageAnswer, *, exact: bool
+    ) -> list[tuple[bytes, bytes]]:
+        headers = list(plan.headers)
+        headers.append((b"cache-control", b"public, max-age=31536000, immutable" if exact else b"no-cache"))
+        if not isinstance(source, LiveFill) and is_requested(request.fields.get("want-repr-digest")):
+            digest = await self._repr_digests.of(source)
+            if digest is not None:
+                headers.append((b"repr-digest", digest.encode()))
+        if plan.status != 304:
+            headers.append((b"content-disposition", attachment(f"meeting_{request.meeting}.zip")))
+        return headers
+
+
+def _plan(request: PackageRequest, source: Source) -> PackageAnswer:
+    if source.size is None or source.digest is None:
+        return UNKNOWN_SIZE
+    # Without Last-Modified, so dates in the request are ignored (RFC 9110, 13.1.3 and 13.1.4): nodes have no common
+    # clock, and each switches to a version at another time. A client with the package of one node could get a 304 from
+    # another for an old version. The ETag is exact.
+    return plan_answer(request.method, request.fields, source.size, f'"{source.digest}"', MEDIA_TYPE)

@@ -1,0 +1,1 @@
+"""Fetching versions from the master and committing them, while downloads follow."""

@@ -1,0 +1,190 @@
+"""A fill from a manifest: chunks that other versions have are copied, the rest is fetched in ranges and verified."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Self
+
+import structlog
+import trio
+
+from store import ChunkMismatch, StoreError, VersionPresent
+
+from ..backoff import retry_seconds
+from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
+from .archive import check_archive
+from .room import begin_with_room, call_with_room
+from .scheduler import choose_range, plan_batches
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from store import Chunk, Fill, Manifest, Store
+
+    from ..master.client import Master
+    from .live_fill import LiveFill
+    from .room import MakeRoom
+
+LANES = 2
+"""Requests in flight: while one is on its way to the master, the body of the other uses the line."""
+
+ATTEMPTS = 6
+"""Requests for one range without progress before the fill fails. Their delays add up to about half a minute."""
+
+WRITE_BYTES = 512 << 10
+"""Small chunks are verified and written together up to this size: a worker thread and a wake-up of the followers for
+each of them would cost more than their bytes."""
+
+_log = structlog.get_logger("trionode.fetch")
+
+
+class ManifestFetcher:
+    """Fetches versions whose manifest is known. One object serves any number of fills."""
+
+    def __init__(self, store: Store, master: Master, rng: Random, make_room: MakeRoom) -> None:
+        self._store = store
+        self._master = master
+        self._rng = rng
+        self._make_room = make_room
+
+    async def run(self, manifest: Manifest, live: LiveFill) -> None:
+        """Return when the version is committed, by this fill or by another process.
+
+        Raises `StoreError`, `VersionGone`, `OriginUnreachable` or `OriginError`. What was verified stays in
+        `incoming/` to resume from, unless the version is gone.
+        """
+        try:
+            fill = await begin_with_room(self._make_room, self._store.begin_fill, manifest)
+        except VersionPresent:
+            return
+        live.begin(fill)
+        missing = fill.missing()
+        _log.info(
+            "fill started",
+            meeting=live.meeting_id,
+            version=manifest.digest,
+            size=manifest.size,
+            missing=sum(chunk.size for chunk in missing),
+        )
+        try:
+            await _Lanes(self._master, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
+            await trio.to_thread.run_sync(check_archive, fill)
+            await call_with_room(self._make_room, fill.commit)
+        except VersionGone:
+            # The rest can never be fetched, so there is nothing to resume.
+            live.discard_at_end()
+            raise
+
+
+class _Turn:
+    """A lane's turn to send a request, passed on when half of the requested bytes have arrived.
+
+    Two bodies that arrive at the same time share the line, and both are late. Requesting the next range just early
+    enough gives followers, which read in package order, the last bytes sooner (200 clients, 20 MB, a line of
+    100 Mbit/s: 1.10 instead of 1.13 times the line's own time).
+    """
+
+    def __init__(self, lock: trio.Lock) -> None:
+        self._lock = lock
+        self._held = False
+
+    def pass_on(self) -> None:
+        """Let the next lane send its request. Idempotent."""
+        if self._held:
+            self._held = False
+            self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        """Wait for the turn."""
+        await self._lock.acquire()
+        self._held = True
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Pass the turn on."""
+        self.pass_on()
+
+
+class _Lanes:
+    """The requests of one fill, in `LANES` tasks."""
+
+    def __init__(self, master: Master, fill: Fill, live: LiveFill, rng: Random, make_room: MakeRoom) -> None:
+        self._master = master
+        self._fill = fill
+        self._live = live
+        self._rng = rng
+        self._make_room = make_room
+        self._asking = trio.Lock()
+
+    async def run(self, batches: list[tuple[Chunk, ...]]) -> None:
+        """Fetch all `batches`, first those that clients wait for. The first error stops all lanes and is raised."""
+        failed: list[Exception] = []
+        remaining = [range(batch[0].offset, batch[-1].offset + batch[-1].size) for batch in batches]
+
+        async def run_lane() -> None:
+            try:
+                while remaining:
+                    async with _Turn(self._asking) as turn:
+                        if remaining:
+                            index = choose_range(remaining, self._live.waiting_offsets())
+                            del remaining[index]
+                            await self._fetch_batch(batches.pop(index), turn)
+            except (NodeError, StoreError, OSError) as error:
+                failed.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(LANES):
+                nursery.start_soon(run_lane)
+        if failed:
+            raise failed[0]
+
+    async def _fetch_batch(self, batch: tuple[Chunk, ...], turn: _Turn) -> None:
+        """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones."""
+        missing = deque(batch)
+        failures = 0
+        while missing:
+            before = len(missing)
+            try:
+                await self._fetch_chunks(missing, turn)
+            except (OriginUnreachable, OriginError, ChunkMismatch) as error:
+                if not missing:
+                    return  # every chunk is verified; a later error does not matter
+                turn.pass_on()
+                failures = failures + 1 if len(missing) == before else 1
+                if failures == ATTEMPTS:
+                    raise
+                start, stop = missing[0].offset, missing[-1].offset + missing[-1].size
+                _log.warning("range requested again", start=start, stop=stop, failures=failures, why=str(error))
+                await trio.sleep(retry_seconds(failures, self._rng.random()))
+
+    async def _fetch_chunks(self, missing: deque[Chunk], turn: _Turn) -> None:
+        """Request adjacent chunks as one range, write each as soon as it has arrived, and remove it from `missing`."""
+        start, stop = missing[0].offset, missing[-1].offset + missing[-1].size
+        half = (start + stop) // 2
+        pending = bytearray()
+        async with self._master.package_range(self._fill.manifest.digest, start, stop) as body:
+            async for data in body:
+                pending += data
+                if start + len(pending) >= half:
+                    turn.pass_on()
+                enough = max(WRITE_BYTES, missing[0].offset + missing[0].size - start) if missing else inf
+                if len(pending) >= min(enough, stop - start):
+                    await call_with_room(self._make_room, _write_chunks, self._fill, missing, start, pending)
+                    self._live.advance()
+                    # Perhaps only the beginning of the gap between two chunks, which is not needed, has arrived.
+                    reached = min(missing[0].offset if missing else stop, start + len(pending))
+                    # A copy, not resized in place: the traceback of a failed write may still reference the buffer.
+                    pending, start = pending[reached - start :], reached
+
+
+def _write_chunks(fill: Fill, missing: deque[Chunk], start: int, data: bytearray) -> None:
+    """Write the chunks that are complete in `data`, the package's bytes from `start` on; remove them from `missing`.
+
+    After an error the call can be repeated: `missing` still has the chunks that were not written.
+    """
+    with memoryview(data) as view:
+        while missing and (stop := missing[0].offset + missing[0].size) <= start + len(data):
+            fill.write(missing[0], view[missing[0].offset - start : stop - start])
+            missing.popleft()

@@ -1,0 +1,1 @@
+"""Heartbeats to the master: building them, limiting their size, sending them."""

@@ -1,0 +1,135 @@
+"""The task that registers this node at the master, sends heartbeats, and finally unregisters it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from master_shim.protocol import HEARTBEAT_SECONDS, Registration
+
+from ..backoff import retry_seconds
+from ..errors import NodeError, OriginError, OriginUnreachable
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from master_shim.protocol import Heartbeat, HeartbeatAnswer
+
+    from ..delivery.tickets import Tickets
+    from ..events import AutoResetEvent
+    from ..master.client import Master
+    from ..meetings.poller import Poller
+    from ..meetings.service import Meetings
+    from .builder import HeartbeatBuilder
+
+MIN_INTERVAL_SECONDS = 0.2
+"""Shortest interval: one heartbeat reports twenty meetings that become current together."""
+
+MAX_INTERVAL_SECONDS = 10.0
+"""Longest interval, even if the master requests a longer one: a deployed master drops a node after 30 s."""
+
+LAST_BEAT_SECONDS = 0.5
+"""Time limit of the last heartbeat, which reports the drain. Unregistering follows in any case."""
+
+LEAVE_SECONDS = 2.0
+"""Time limit of unregistering; without it the master drops the node after 30 s."""
+
+_log = structlog.get_logger("trionode.heartbeat")
+
+
+class HeartbeatSender:
+    """Sends heartbeats: every few seconds, and at once when `due` is set or the master answers again."""
+
+    def __init__(
+        self,
+        registration: Registration,
+        builder: HeartbeatBuilder,
+        master: Master,
+        meetings: Meetings,
+        poller: Poller,
+        tickets: Tickets,
+        due: AutoResetEvent,
+        rng: Random,
+    ) -> None:
+        self.connected = False
+        """Whether the master has answered the last heartbeat."""
+        self._registration = registration
+        self._builder = builder
+        self._master = master
+        self._meetings = meetings
+        self._poller = poller
+        self._tickets = tickets
+        self._due = due
+        self._rng = rng
+        self._left = False
+        self._sending = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Register and send heartbeats until cancelled. Does nothing after `leave`."""
+        if not self._left:
+            with trio.CancelScope() as self._sending:
+                await self._send_forever()
+        await trio.sleep_forever()
+
+    async def _send_forever(self) -> None:
+        failures = 0
+        registered = False
+        while True:
+            try:
+                if not registered:
+                    await self._master.register(self._registration)
+                    registered = True
+                beat = self._builder.build()
+                answer = await self._master.heartbeat(beat)
+            except (OriginUnreachable, OriginError) as error:
+                self.connected = registered = False
+                failures += 1
+                if failures == 1:
+                    _log.warning("the master did not answer a heartbeat", why=str(error))
+                await trio.sleep(MIN_INTERVAL_SECONDS)
+                with trio.move_on_after(retry_seconds(failures, self._rng.random(), longest=HEARTBEAT_SECONDS)):
+                    # Register as soon as the master answers polls: its start gate counts registered nodes.
+                    await self._poller.answered.wait()
+                continue
+            failures = 0
+            self._take_answer(beat, answer)
+            await trio.sleep(MIN_INTERVAL_SECONDS)
+            with trio.move_on_after(interval_seconds(answer) - MIN_INTERVAL_SECONDS):
+                await self._due.wait()
+
+    def _take_answer(self, beat: Heartbeat, answer: HeartbeatAnswer) -> None:
+        if not self.connected:
+            _log.info("connected to the master", protocol=self._master.protocol)
+        self.connected = True
+        self._tickets.remove(beat.tickets)
+        if answer.token is not None and answer.token != self._meetings.token:
+            self._poller.request()
+
+    async def leave(self) -> None:
+        """Unregister this node, once. Takes `LEAVE_SECONDS` at most, also when cancelled."""
+        if self._left:
+            return
+        self._left = True
+        # Another heartbeat would register this node again.
+        self._sending.cancel()
+        with trio.move_on_after(LEAVE_SECONDS, shield=True):
+            try:
+                with trio.move_on_after(LAST_BEAT_SECONDS):
+                    await self._master.heartbeat(self._builder.build())
+            except NodeError as error:
+                _log.debug("the last heartbeat was not answered", why=str(error))
+            try:
+                await self._master.unregister(self._registration.node_id)
+            except NodeError as error:
+                _log.info("the node could not be unregistered", why=str(error))
+
+
+def interval_seconds(answer: HeartbeatAnswer) -> float:
+    """Return the time to the next heartbeat: as the master requests, within the limits of this node."""
+    requested = answer.next_seconds
+    if requested is None:
+        return HEARTBEAT_SECONDS
+    # Written so that NaN, which a lenient JSON encoder may send, gives the upper bound.
+    return max(1.0, requested) if requested < MAX_INTERVAL_SECONDS else MAX_INTERVAL_SECONDS

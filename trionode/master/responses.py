@@ -1,0 +1,116 @@
+"""Reading a master's answers: status, error detail, bounded bodies, and the two forms of its meeting list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+import structlog
+
+from master_shim import protocol
+
+from ..errors import OriginError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import httpx
+
+MAX_DETAIL_BYTES = 64 << 10
+"""Size limit of the body of an error answer."""
+
+MAX_DETAIL_CHARS = 200
+"""Length limit of the reason taken from an error answer."""
+
+IN_PROGRESS = "进行中"
+"""The deployed master's status of a meeting in progress."""
+
+_log = structlog.get_logger("trionode.master")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MeetingList:
+    """The master's answer to a poll: its token, and the title of each meeting in progress by id."""
+
+    token: str
+    meetings: Mapping[str, str]
+
+
+async def expect_status(response: httpx.Response, status: int) -> None:
+    """Raise `OriginError` with the master's reason unless the answer has this status."""
+    if response.status_code != status:
+        what = f"{response.request.method} {response.request.url.path} was answered {response.status_code}"
+        detail = await _detail(response)
+        raise OriginError(f"{what}: {detail}" if detail else what, response.status_code)
+
+
+async def _detail(response: httpx.Response) -> str:
+    """Return the `detail` of an error's JSON as one short line, or "" if there is none.
+
+    A short answer is read to its end, so that the connection can be reused.
+    """
+    try:
+        body = await read_body(response, MAX_DETAIL_BYTES)
+        detail = msgspec.json.decode(body, type=_Error).detail
+    except (OriginError, *protocol.UNREADABLE):
+        return ""
+    return protocol.one_line(detail, MAX_DETAIL_CHARS) if isinstance(detail, str) else ""
+
+
+class _Error(msgspec.Struct):
+    detail: object = None
+
+
+async def read_body(response: httpx.Response, limit: int) -> bytes:
+    """Return the decompressed body. Raises `OriginError` as soon as it is longer than `limit` bytes.
+
+    One layer of gzip at most: one read of the network then cannot grow beyond some 64 MB before its size is checked;
+    each further layer could multiply it by a thousand.
+    """
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in {"identity", "gzip"}:
+        raise OriginError(f"the answer has a content coding that was not accepted: {coding[:80]}")
+    body = bytearray()
+    async for data in response.aiter_bytes():
+        body += data
+        if len(body) > limit:
+            raise OriginError(f"the answer is larger than {limit} bytes")
+    return bytes(body)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Return the message in a JSON body. Raises `OriginError` if it is not of this kind."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except protocol.UNREADABLE as error:
+        raise OriginError(f"unexpected JSON: {error}") from error
+
+
+def meetings_of_node_status(body: bytes) -> MeetingList:
+    """Return the list in an answer of `status/node`. Raises `OriginError`."""
+    status = decode(body, protocol.NodeStatus)
+    meetings = status.active_meetings
+    if meetings is None:
+        # Some deployed masters send a single meeting, and null or nothing when there is none.
+        meetings = (status.active_meeting,) if status.active_meeting is not None else ()
+    return MeetingList(status.id, _titles((meeting.id, meeting.title) for meeting in meetings))
+
+
+def meetings_of_token_status(body: bytes) -> MeetingList:
+    """Return the list in an answer of `status/token`. Raises `OriginError`."""
+    status = decode(body, protocol.TokenStatus)
+    # Older masters list every meeting with its status, newer ones only those in progress, without one.
+    running = (meeting for meeting in status.meetings if meeting.status in {None, IN_PROGRESS})
+    return MeetingList(status.id, _titles((meeting.id, meeting.title) for meeting in running))
+
+
+def _titles(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    titles: dict[str, str] = {}
+    for meeting_id, title in pairs:
+        if protocol.is_meeting_id(meeting_id):
+            titles[meeting_id] = protocol.one_line(title)
+        else:
+            _log.warning("the master lists a meeting whose id is not valid; it is ignored", meeting_id=meeting_id[:80])
+    return titles

@@ -1,0 +1,85 @@
+"""The record of one meeting in progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+import structlog
+
+from store import NeverFits, NoSpace
+
+from ..errors import MeetingUnknown, OriginUnreachable
+from ..events import AutoResetEvent, Broadcast
+from .states import MeetingState
+
+if TYPE_CHECKING:
+    from store import Digest
+
+    from ..fetch.live_fill import LiveFill
+    from .poll_plan import Check
+
+_log = structlog.get_logger("trionode.meetings")
+
+
+@dataclass(eq=False)
+class Meeting:
+    """One meeting in progress. Only `Meetings` changes it."""
+
+    id: str
+    title: str
+    state: MeetingState = MeetingState.UNCONFIRMED
+    reason: str = ""
+    """Why the last check failed, for display; "" if it did not."""
+    unreachable: bool = False
+    """Whether the last check failed because the master did not answer."""
+    unbuilt: bool = False
+    """Whether the master lists the meeting but has no package of it yet."""
+    lacks_room: NoSpace | None = None
+    """The room missing in the last check: `NeverFits`, or `NoSpace` for now."""
+    outgrew: tuple[str | None, int] | None = None
+    """The token at which a package of unknown length never fitted, and the bytes received by then."""
+    confirmed: Digest | None = None
+    """The version that the last successful check found current."""
+    failures: int = 0
+    """Failed checks in a row."""
+    check_began_at: float = -inf
+    check_ended_at: float = -inf
+    """When the last completed check began and ended, in seconds of Trio's clock."""
+    file_count: int = 0
+    fill: LiveFill | None = None
+    """The fill in progress."""
+    pending_check: Check | None = None
+    checking: bool = False
+    """Whether a check is in progress or about to begin."""
+    has_task: bool = False
+    """Whether a task checks the meeting, or waits for the next attempt."""
+    check_due: AutoResetEvent = field(default_factory=AutoResetEvent)
+    """Ends the wait for the next attempt."""
+    changed: Broadcast = field(default_factory=Broadcast)
+    """Notified at every event of the state table, whether or not the state changes."""
+
+    def record_failure(self, error: Exception) -> None:
+        """Record why a check failed, and log it; a package that never fits only once, not at every attempt."""
+        before, self.reason = self.reason, str(error) or repr(error)
+        self.unreachable = isinstance(error, OriginUnreachable)
+        self.unbuilt = isinstance(error, MeetingUnknown)
+        self.lacks_room = error if isinstance(error, NoSpace) else None
+        if isinstance(error, NeverFits):
+            self.reason = f"the package never fits: {error}, whatever is evicted (max_bytes, min_free_bytes, disk)"
+            if before != self.reason:
+                _log.error("a package never fits", meeting=self.id, needed=error.needed, most=error.available)
+            return
+        if isinstance(error, NoSpace):
+            self.reason = f"no room now: {error}, and nothing that is left may be evicted"
+        _log.warning("meeting not synced", meeting=self.id, why=self.reason)
+
+    def record_success(self, digest: Digest, file_count: int) -> None:
+        """Record that a check found `digest` current and stored."""
+        self.file_count = file_count
+        self.reason = ""
+        self.lacks_room = None
+        self.confirmed = digest
+        self.unreachable = False
+        self.failures = 0

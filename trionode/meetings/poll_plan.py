@@ -1,0 +1,81 @@
+"""Decide from a poll of the master which meetings to check, to invalidate and to end. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from master_shim.protocol import NO_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..master.responses import MeetingList
+
+
+class Check(enum.IntEnum):
+    """How thorough a check is. With a manifest there is no difference.
+
+    At a legacy master `ROUTINE` compares the beginning of the package, whose first member holds the time of its
+    generation; `CERTAIN` fetches the whole package again.
+    """
+
+    ROUTINE = 1
+    CERTAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LastPoll:
+    """The state kept from the last poll.
+
+    `token_pending` is set from a change of the set of meetings until the next change of the token: a legacy master
+    lists a meeting first and changes the token when all nodes have it, so that change does not mean a rebuilt package.
+    """
+
+    listed: MeetingList
+    token_pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PollPlan:
+    """The consequences of a poll. `invalidated` meetings are not advertised until they were checked again."""
+
+    checks: Mapping[str, Check]
+    invalidated: frozenset[str]
+    ended: frozenset[str]
+    poll: LastPoll
+
+
+def plan_poll(last: LastPoll | None, listed: MeetingList, *, full: bool = False) -> PollPlan:
+    """Compare the master's meeting list with the one of the last poll.
+
+    - The first poll of a process: routine checks of all, since what is stored was current when it was stored.
+    - A new meeting may be one that ended and started again: a certain check.
+    - A new token that no change of the set explains means that a package was rebuilt: certain checks of all, and none
+      is advertised until then. Without this, a meeting restarted between two polls would be missed.
+    - A new token with such a change, and a `full` poll (every SYNC_INTERVAL): routine checks of all.
+    """
+    if last is None:
+        checks = dict.fromkeys(listed.meetings, Check.ROUTINE)
+        # Meetings without a token: a deployed master waits for its nodes, and changes its token afterwards.
+        token_pending = listed.token == NO_TOKEN and bool(listed.meetings)
+        return PollPlan(checks, frozenset(), frozenset(), LastPoll(listed, token_pending=token_pending))
+    added = listed.meetings.keys() - last.listed.meetings.keys()
+    ended = last.listed.meetings.keys() - listed.meetings.keys()
+    stayed = listed.meetings.keys() & last.listed.meetings.keys()
+    set_changed = bool(added or ended)
+    new_token = listed.token != last.listed.token
+    unexplained = new_token and not set_changed and not last.token_pending
+
+    checks = dict.fromkeys(added, Check.CERTAIN)
+    if unexplained:
+        checks |= dict.fromkeys(stayed, Check.CERTAIN)
+    elif new_token or full:
+        checks |= dict.fromkeys(stayed, Check.ROUTINE)
+    return PollPlan(
+        checks,
+        invalidated=frozenset(added | (stayed if unexplained else set())),
+        ended=frozenset(ended),
+        poll=LastPoll(listed, token_pending=(last.token_pending or set_changed) and not new_token),
+    )

@@ -1,0 +1,295 @@
+"""The meetings in progress, and one task for each that is checked.
+
+A poll of the master decides which meetings are checked; a check confirms the stored version or fills the current one.
+The decisions are made in `poll_plan`, the states are in `states`; here both are applied.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from store import NeverFits, StoreError
+
+from ..backoff import retry_seconds
+from ..errors import FillFailed, NodeError, OriginError
+from ..events import AutoResetEvent
+from ..fetch.archive import count_files
+from ..fetch.live_fill import LiveFill
+from ..fetch.manifest_fetch import ManifestFetcher
+from ..fetch.stream_fetch import StreamFetcher
+from ..stats import FillStats
+from .meeting import Meeting
+from .poll_plan import Check, LastPoll, plan_poll
+from .refs import RefWriter
+from .states import MeetingEvent, MeetingState, next_state
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from store import Digest, Manifest, Store
+
+    from ..fetch.room import MakeRoom
+    from ..master.client import Master
+    from ..master.responses import MeetingList
+    from ..upkeep.folder_watch import FolderWatch
+    from ..upkeep.repair import Repairer
+
+NEVER_FITS_SECONDS = 600.0
+"""Interval between attempts for a package that never fits: only an administrator can change that."""
+
+_log = structlog.get_logger("trionode.meetings")
+
+
+class Meetings:
+    """The meetings in progress. `beat_due` is set whenever something that a heartbeat reports has changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        master: Master,
+        rng: Random,
+        make_room: MakeRoom,
+        folder: FolderWatch,
+        repairer: Repairer,
+        beat_due: AutoResetEvent,
+    ) -> None:
+        self.fill_stats = FillStats()
+        self._store = store
+        self._master = master
+        self._rng = rng
+        self._make_room = make_room
+        self._repairer = repairer
+        self._beat_due = beat_due
+        self._meetings: dict[str, Meeting] = {}
+        self._refs = RefWriter(store, self._meetings, folder)
+        self._manifest_fetcher = ManifestFetcher(store, master, rng, make_room)
+        self._stream_fetcher = StreamFetcher(store, master, make_room)
+        self._last_poll: LastPoll | None = None
+        self._check_requested = AutoResetEvent()
+        folder.subscribe(self._invalidate_switched)
+        repairer.subscribe(self._invalidate_version)
+
+    # -- Read access
+
+    @property
+    def token(self) -> str | None:
+        """The master's token at the last poll; None before the first."""
+        return None if self._last_poll is None else self._last_poll.listed.token
+
+    def get(self, meeting_id: str) -> Meeting | None:
+        """Return a meeting in progress."""
+        return self._meetings.get(meeting_id)
+
+    def in_progress(self) -> list[Meeting]:
+        """Return the meetings in progress at the last poll."""
+        return list(self._meetings.values())
+
+    def advertised(self) -> dict[str, Digest]:
+        """Return the version of every meeting whose complete, verified, current package is here."""
+        current = (meeting for meeting in self._meetings.values() if meeting.state is MeetingState.CURRENT)
+        refs = ((meeting.id, self._store.ref(meeting.id)) for meeting in current)
+        return {meeting_id: ref.digest for meeting_id, ref in refs if ref is not None}
+
+    def fills(self) -> list[LiveFill]:
+        """Return the fills in progress."""
+        return [meeting.fill for meeting in self._meetings.values() if meeting.fill is not None]
+
+    # -- Polls
+
+    async def apply(self, listed: MeetingList, *, full: bool) -> None:
+        """Apply the answer to a poll, and request the checks that it requires."""
+        first = self._last_poll is None
+        plan = plan_poll(self._last_poll, listed, full=full)
+        self._last_poll = plan.poll
+        for meeting_id in plan.ended:
+            self._apply_event(self._meetings.pop(meeting_id), MeetingEvent.END)
+            _log.info("meeting ended", meeting=meeting_id)
+        for meeting_id, title in listed.meetings.items():
+            meeting = self._meetings.get(meeting_id)
+            if meeting is None:
+                self._meetings[meeting_id] = Meeting(meeting_id, title)
+                _log.info("meeting in progress", meeting=meeting_id, title=title)
+            else:
+                meeting.title = title
+        # A shim redirects clients to an exact version, so an advertised one stays valid. Invalidating all at a new
+        # token would leave the master without nodes just when the tablets download.
+        for meeting_id in () if self._master.protocol else plan.invalidated:
+            self._apply_event(self._meetings[meeting_id], MeetingEvent.INVALIDATE)
+        for meeting_id, check in plan.checks.items():
+            self.request_check(self._meetings[meeting_id], check)
+        if plan.ended or plan.checks or first:
+            self._beat_due.set()
+            self._refs.mark_pending()
+        await self._refs.write_pending()
+
+    def retry_unreachable(self) -> None:
+        """Repeat now the checks that failed because the master did not answer."""
+        for meeting in self._meetings.values():
+            if meeting.unreachable:
+                meeting.check_due.set()
+
+    # -- Checks and fills
+
+    def request_check(self, meeting: Meeting, check: Check) -> None:
+        """Request a check of `meeting`, by its task or by a new one."""
+        meeting.pending_check = max(meeting.pending_check or check, check)
+        meeting.check_due.set()
+        if not meeting.has_task:
+            meeting.checking = True
+            self._check_requested.set()
+
+    async def run(self) -> None:
+        """Start a task for every meeting with a pending check, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                for meeting in self._meetings.values():
+                    if meeting.pending_check is not None and not meeting.has_task:
+                        meeting.has_task = True
+                        nursery.start_soon(self._check_until_done, meeting)
+                await self._check_requested.wait()
+
+    async def _check_until_done(self, meeting: Meeting) -> None:
+        """Check while a check is pending; repeat a failed one with back-off, or at once when requested."""
+        check: Check | None = None
+        try:
+            while meeting.state is not MeetingState.ENDED and meeting.pending_check is not None:
+                check, meeting.pending_check = meeting.pending_check, None
+                meeting.check_due = AutoResetEvent()
+                meeting.checking = True
+                if not await self._check_once(meeting, check):
+                    meeting.failures += 1
+                    meeting.checking = False
+                    with trio.move_on_after(self._pause_seconds(meeting)):
+                        await meeting.check_due.wait()
+                    self.request_check(meeting, check)
+                check = None
+        finally:
+            meeting.has_task = meeting.checking = False
+            if check is not None:
+                # Interrupted: by the end of the node, or by a crash of this task or another. `run` starts it again.
+                meeting.pending_check = max(meeting.pending_check or check, check)
+                meeting.state = next_state(meeting.state, MeetingEvent.INVALIDATE)
+
+    def _pause_seconds(self, meeting: Meeting) -> float:
+        if isinstance(meeting.lacks_room, NeverFits):
+            return NEVER_FITS_SECONDS
+        # While a master builds the package, its start gate waits for this node: retry at the shortest interval.
+        return retry_seconds(1 if meeting.unbuilt else meeting.failures, self._rng.random())
+
+    async def _check_once(self, meeting: Meeting, check: Check) -> bool:
+        """Check the meeting, fill if needed, and change its state. Return whether no further attempt is needed."""
+        began = trio.current_time()
+        self._apply_event(meeting, MeetingEvent.CHECK)
+        try:
+            await self._check(meeting, check)
+            return True
+        except (NodeError, StoreError, OSError) as error:
+            # OSError: a disk that fails at one package must not affect the others.
+            meeting.record_failure(error)
+        except Exception as error:  # noqa: BLE001 - a bug in the check of one meeting must not fail the node
+            _log.exception("the check of a meeting crashed", meeting=meeting.id)
+            meeting.record_failure(error)
+        finally:
+            meeting.check_began_at, meeting.check_ended_at = began, trio.current_time()
+        self._apply_event(meeting, MeetingEvent.FAIL)
+        return meeting.state is MeetingState.ENDED
+
+    async def _check(self, meeting: Meeting, check: Check) -> None:
+        ref = self._store.ref(meeting.id)
+        known = ref.digest if ref is not None and await self._repairer.ensure(ref.digest) else None
+        try:
+            manifest = await self._master.manifest(meeting.id, known)
+        except OriginError as error:
+            if self._master.protocol or error.status not in {404, 405}:
+                raise
+            await self._check_legacy(meeting, check, known)
+            return
+        if manifest is not None and not await self._repairer.ensure(manifest.digest):
+            await self._fill(meeting, manifest)
+        current = manifest.digest if manifest is not None else known
+        assert current is not None, "only a request that names a version can be answered 304"
+        await self._confirm(meeting, current)
+
+    async def _check_legacy(self, meeting: Meeting, check: Check, known: Digest | None) -> None:
+        if known is not None and check is Check.ROUTINE:
+            with self._store.lease(known) as stored:
+                if await self._stream_fetcher.begins_alike(meeting.id, stored):
+                    await self._confirm(meeting, known)
+                    return
+        token = self.token
+        if meeting.outgrew is not None and meeting.outgrew[0] == token:
+            # Same token, same package: without room it would be fetched up to the same point again.
+            await self._make_room(meeting.outgrew[1])
+        try:
+            manifest = await self._fill(meeting, None)
+        except NeverFits as error:
+            meeting.outgrew = (token, error.needed)
+            raise
+        meeting.outgrew = None
+        await self._confirm(meeting, manifest.digest)
+
+    async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
+        """Run one fill, and end it for its followers on every exit."""
+        live = LiveFill(meeting.id) if manifest is None else LiveFill(meeting.id, manifest.digest, manifest.size)
+        meeting.fill = live
+        self._apply_event(meeting, MeetingEvent.FILL)
+        error: Exception | None = FillFailed("the node is stopping")
+        try:
+            if manifest is None:
+                manifest = await self._stream_fetcher.run(live)
+            else:
+                await self._manifest_fetcher.run(manifest, live)
+            error = None
+            self.fill_stats.done += 1
+        except Exception as reason:
+            error = reason
+            self.fill_stats.failed += 1
+            raise
+        finally:
+            meeting.fill = None
+            live.finish(error)
+        return manifest
+
+    async def _confirm(self, meeting: Meeting, digest: Digest) -> None:
+        """Switch the meeting to `digest`, and only then advertise it. One invalidated meanwhile is checked again."""
+        if not await self._repairer.ensure(digest):
+            raise FillFailed("the stored package is damaged and cannot be repaired now")
+        if not await self._refs.switch(meeting, digest):
+            return
+        with self._store.lease(digest) as lease:
+            file_count = await trio.to_thread.run_sync(count_files, lease)
+        meeting.record_success(digest, file_count)
+        self._apply_event(meeting, MeetingEvent.CONFIRM)
+
+    # -- Invalidation
+
+    def invalidate(self, meeting: Meeting) -> None:
+        """Stop advertising a meeting whose version is missing, and request a check."""
+        self._apply_event(meeting, MeetingEvent.INVALIDATE)
+        self.request_check(meeting, Check.ROUTINE)
+
+    def _invalidate_version(self, digest: Digest) -> None:
+        """Invalidate every meeting whose current version is missing or damaged."""
+        for meeting in self._meetings.values():
+            ref = self._store.ref(meeting.id)
+            if meeting.state is MeetingState.CURRENT and (ref is None or ref.digest == digest):
+                self.invalidate(meeting)
+
+    def _invalidate_switched(self) -> None:
+        """Invalidate every meeting that another process has switched to a version that was not confirmed."""
+        for meeting in self._meetings.values():
+            ref = self._store.ref(meeting.id)
+            if meeting.state is MeetingState.CURRENT and (ref is None or ref.digest != meeting.confirmed):
+                self._apply_event(meeting, MeetingEvent.INVALIDATE)
+                self.request_check(meeting, Check.CERTAIN)
+
+    def _apply_event(self, meeting: Meeting, event: MeetingEvent) -> None:
+        before = meeting.state
+        meeting.state = next_state(before, event)
+        meeting.changed.notify()
+        if meeting.state is not before:
+            _log.info("meeting state changed", meeting=meeting.id, before=before.value, now=meeting.state.value)
+            self._beat_due.set()

@@ -1,0 +1,93 @@
+"""The node's application under a third-party server: `hypercorn trionode:app`, on asyncio or Trio."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..errors import SettingError
+from ..live_settings import LiveSettings
+from ..logs import configure_logs, set_level
+from ..node import Node
+from ..settings import load_settings
+from ..web.app import NodeApp
+from .asyncio_bridge import AnyLoop
+from .hypercorn import ConnectionLimits, install
+from .hypercorn.control import ControlServer
+from .hypercorn.sigterm import delay_sigterm
+from .open_files import raise_open_files
+from .runner import EXIT_USAGE
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from ..settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> NodeApp:
+    """Return the application of a node, for a server on Trio.
+
+    By default `settings` are loaded from the environment and its TOML file. Raises `SettingError`.
+    """
+    return NodeApp(Node(LiveSettings(settings or load_settings(), load_settings)), ControlServer)
+
+
+def make_app(library: str) -> NodeApp:
+    """Set up the process (logs, the limit of open files, on Trio also connections) and return the application."""
+    settings = LiveSettings(load_settings(), load_settings)
+    configure_logs(settings.current.log_level)
+    settings.subscribe(lambda current: set_level(current.log_level))
+    raise_open_files()
+    if library == "trio":
+        limits = ConnectionLimits()
+        settings.subscribe(limits.configure)
+        install(limits)
+    node = Node(settings)
+    app = NodeApp(node, ControlServer)
+
+    handling = trio.CancelScope()
+
+    async def handle_sigterm() -> None:
+        with handling:
+            await delay_sigterm(node.drain, is_worker=multiprocessing.parent_process() is not None)
+
+    async def begin_handling() -> None:
+        app.nursery.start_soon(handle_sigterm)
+
+    async def end_handling() -> None:
+        handling.cancel()
+
+    app.before_serving(begin_handling)
+    app.after_serving(end_handling)
+    return app
+
+
+_any_loop = AnyLoop(make_app)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Serve one ASGI scope, on asyncio or Trio. If the node cannot start, exit with one message."""
+    if scope["type"] == "lifespan":
+        send = functools.partial(_send_or_exit, send)
+    try:
+        await _any_loop(scope, receive, send)
+    except SettingError as error:
+        _exit(str(error))
+
+
+async def _send_or_exit(send: Any, message: Any) -> None:
+    if message["type"] == "lifespan.startup.failed":
+        _exit(message["message"])
+    await send(message)
+
+
+def _exit(reason: str) -> NoReturn:
+    """End this process. Hypercorn would print the message below a hundred lines of tracebacks."""
+    print(f"trionode: cannot start: {reason}", file=sys.stderr, flush=True)
+    # Not sys.exit, which the nurseries above would turn into a traceback again. Nothing is open yet.
+    os._exit(EXIT_USAGE)

@@ -1,0 +1,48 @@
+"""The transport below TLS, with a minimum data rate.
+
+How much the client has acknowledged can be read from the socket, below TLS.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from .sendfile import send_bytes
+
+if TYPE_CHECKING:
+    from .min_data_rate import MinDataRate
+
+
+class MinRateTransport(trio.abc.HalfCloseableStream):
+    """A `trio.SocketStream` whose `send_all` raises `TooSlowError` for a client below the minimum data rate.
+
+    After that the TLS stream above it is broken.
+    """
+
+    def __init__(self, stream: trio.SocketStream, rate: MinDataRate) -> None:
+        self._stream = stream
+        self._rate = rate
+        self.socket = stream.socket
+        """Hypercorn reads the client's and the server's address from it."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data`."""
+        await send_bytes(self._stream, data, self._rate)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until `send_all` might not block."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read what has arrived, or wait."""
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """Close the sending side."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the socket."""
+        await self._stream.aclose()

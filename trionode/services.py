@@ -1,0 +1,132 @@
+"""The resources and services of a running node: opened in order, complete when constructed, closed in reverse."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import trio
+
+from master_shim.protocol import Registration
+from store import StorageLock, Store, node_id
+
+from .delivery.admission import Downloads
+from .delivery.repr_digest import ReprDigests
+from .delivery.resolve import Resolver
+from .delivery.service import Delivery
+from .delivery.tickets import Tickets
+from .errors import StorageUnusable
+from .events import AutoResetEvent
+from .heartbeat.builder import HeartbeatBuilder
+from .heartbeat.sender import HeartbeatSender
+from .master.client import Master
+from .meetings.poller import Poller
+from .meetings.service import Meetings
+from .upkeep.eviction import Evictor
+from .upkeep.folder_watch import FolderWatch
+from .upkeep.repair import Repairer
+from .upkeep.scrub import Scrubber, ScrubTimes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from .lifecycle import Lifecycle
+    from .live_settings import LiveSettings
+    from .settings import Settings
+
+CLOSE_SECONDS = 2.0
+"""Time limit for closing the connections to the master."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of a running node. `tasks` are their endless tasks by name."""
+
+    node_id: str
+    store: Store
+    master: Master
+    downloads: Downloads
+    delivery: Delivery
+    evictor: Evictor
+    repairer: Repairer
+    meetings: Meetings
+    poller: Poller
+    heartbeat: HeartbeatSender
+    tasks: Mapping[str, Callable[[], Awaitable[None]]]
+
+
+@asynccontextmanager
+async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterator[Services]:
+    """Open the storage and the client for the master, and build the services on them.
+
+    Raises `StorageTaken`, `UnknownFormat`, `NodeFileDamaged`, `StorageUnusable`.
+    """
+    settings = live.current
+    with ExitStack() as stack:
+        try:
+            name = settings.node_id or await trio.to_thread.run_sync(node_id, settings.storage_path)
+            # Before the store: opening it removes leftovers, which must not happen while another node has it open.
+            lock = stack.enter_context(StorageLock(settings.storage_path))
+            await trio.to_thread.run_sync(lock.acquire, settings.node_address, name)
+            store = stack.enter_context(await trio.to_thread.run_sync(_open_store, settings))
+            times = await trio.to_thread.run_sync(ScrubTimes, settings.storage_path / "scrub.json")
+        except OSError as error:
+            raise StorageUnusable(settings.storage_path, error) from error
+        master = Master(settings.main_server)
+        try:
+            yield _build(name, store, master, times, live, lifecycle, stack)
+        finally:
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await master.aclose()
+
+
+def _open_store(settings: Settings) -> Store:
+    return Store.open(settings.storage_path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
+
+
+def _build(
+    name: str,
+    store: Store,
+    master: Master,
+    times: ScrubTimes,
+    live: LiveSettings,
+    lifecycle: Lifecycle,
+    subscriptions: ExitStack,
+) -> Services:
+    """Build the services, and subscribe those that have live settings until `subscriptions` is closed."""
+    settings = live.current
+    rng = Random()  # noqa: S311 - for jitter, not for security
+    beat_due = AutoResetEvent()
+    downloads = Downloads(on_full=beat_due.set)
+    folder = FolderWatch(store)
+    evictor = Evictor(store, folder)
+    repairer = Repairer(store, master)
+    meetings = Meetings(store, master, rng, evictor.make_room, folder, repairer, beat_due)
+    poller = Poller(master, meetings, settings.sync_interval, rng)
+    tickets = Tickets()
+    registration = Registration(name, settings.node_address)
+    builder = HeartbeatBuilder(registration, meetings, downloads, tickets, lifecycle)
+    heartbeat = HeartbeatSender(registration, builder, master, meetings, poller, tickets, beat_due, rng)
+    rate = settings.scrub_bytes_per_second
+    scrubber = Scrubber(store, repairer, times, rate, lambda: meetings.advertised().values())
+    delivery = Delivery(Resolver(store, meetings, poller, repairer), downloads, ReprDigests(), tickets)
+    for subscriber in (downloads.configure, evictor.configure, _limits_of(store)):
+        subscriptions.enter_context(live.subscribed(subscriber))
+    tasks = {
+        "folder watch": folder.run,
+        "meetings": meetings.run,
+        "poller": poller.run,
+        "heartbeat": heartbeat.run,
+        "eviction": evictor.run,
+        "scrub": scrubber.run,
+    }
+    return Services(name, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks)
+
+
+def _limits_of(store: Store) -> Callable[[Settings], None]:
+    def configure(settings: Settings) -> None:
+        store.set_limits(max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
+
+    return configure

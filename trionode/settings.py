@@ -1,0 +1,214 @@
+"""Settings: one table, from which flags, environment variables, TOML keys, `--help` and the README's table are made.
+
+Precedence: flag, environment variable, config file. Nothing is read when this module is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import SettingError
+from .parsing import (
+    ADDRESS,
+    BYTES,
+    HOST,
+    NODE_ID,
+    PORT,
+    PROGRESS,
+    RATE,
+    SCRUB_RATE,
+    URL,
+    Kind,
+    choice,
+    path,
+    seconds,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CONFIG_VARIABLE = "TRIONODE_CONFIG"
+"""Environment variable with the path of the TOML file, if `--config` is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The metadata of one setting: parser, allowed values, default as a user writes it, help, environment variable.
+
+    A `live` setting changes on a reload; the others need a restart.
+    """
+
+    parse: Callable[[object], object]
+    allowed: str
+    shown_default: str
+    help: str
+    live: bool
+    variable: str
+
+    def describe(self) -> str:
+        """Return the help with the environment variable and the default."""
+        default = f", default {self.shown_default}" if self.shown_default else ""
+        return f"{self.help[0].upper()}{self.help[1:]}. [{self.variable}{default}]"
+
+
+def _setting(
+    default: str, kind: Kind, text: str, *, live: bool = False, variable: str = "", unset: object = None
+) -> Any:
+    """Return a field of `Settings`. `default` is in a user's notation; without one the value is `unset`."""
+    spec = Spec(kind.parse, kind.allowed, default, text, live, variable)
+    return field(default=kind.parse(default) if default else unset, metadata={"spec": spec})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of a node, with the names and defaults of the deployed node where it has them.
+
+    Sizes are bytes, intervals seconds; 0 means "no limit" where a limit is meant.
+    """
+
+    main_server: str = _setting("http://127.0.0.1:8000", URL, "URL of the master", variable="MAIN_SERVER_URL")
+    node_address: str = _setting(
+        "localhost:8001", ADDRESS, "host:port by which clients reach this node", variable="NODE_ADDRESS"
+    )
+    storage_path: Path = _setting("./storage", path("a folder"), "folder for the packages", variable="STORAGE_PATH")
+    sync_interval: float = _setting(
+        "300",
+        seconds(1, 86400),
+        "seconds between full checks; changes are detected within 3 s anyway",
+        variable="SYNC_INTERVAL",
+    )
+    node_id: str = _setting(
+        "",
+        NODE_ID,
+        "name of this node at the master; generated once and kept in the storage folder if not given",
+        variable="NODE_ID",
+        unset="",
+    )
+    host: str = _setting("0.0.0.0", HOST, "address to listen on")
+    port: int = _setting("8001", PORT, "port to listen on")
+    max_bytes: int = _setting("0", BYTES, "size limit of the storage, such as 50G; 0: no limit", live=True)
+    min_free_bytes: int = _setting("0", BYTES, "space to leave free on the disk, such as 2G", live=True)
+    max_downloads: int = _setting(
+        "0",
+        whole_number(0, 1_000_000, "a number of downloads at once, from 0 (no limit) to 1000000"),
+        "downloads at once; 0: no limit",
+        live=True,
+    )
+    # A client then receives its headers, or a refusal, within 5 s.
+    queue_seconds: float = _setting(
+        "4",
+        seconds(0, 60),
+        "how long a download above max_downloads waits for a permit before it is refused",
+        live=True,
+    )
+    client_bytes_per_second: int = _setting(
+        "0", RATE, "rate limit of each client address, such as 10M; 0: no limit", live=True
+    )
+    total_bytes_per_second: int = _setting(
+        "0", RATE, "rate limit of all downloads together, such as 100M; 0: no limit", live=True
+    )
+    # A twentieth of a slow disk's rate; 50 GB in two hours, 700 GB in a day.
+    scrub_bytes_per_second: int = _setting(
+        "8M", SCRUB_RATE, "rate at which stored packages are read again to detect damage; 0: never"
+    )
+    log_level: str = _setting(
+        "info", choice("debug", "info", "warning", "error"), "debug, info, warning or error", live=True
+    )
+    drain_seconds: float = _setting(
+        "30", seconds(0, 86400), "how long active downloads may continue after a request to stop", live=True
+    )
+    max_connections: int = _setting(
+        "0",
+        whole_number(0, 1_000_000, "a number of connections at once, from 0 (as many as the system allows)"),
+        "connections at once; 0: as many as the limit of open files allows",
+        live=True,
+    )
+    progress_seconds: float = _setting(
+        "30",
+        seconds(1, 86400),
+        "a client that takes less than progress_bytes in this time is disconnected",
+        live=True,
+    )
+    progress_bytes: int = _setting("64K", PROGRESS, "see progress_seconds", live=True)
+    unix_socket: Path | None = _setting(
+        "", path("a Unix socket to listen on"), "listen on this Unix socket instead of host and port"
+    )
+    certfile: Path | None = _setting(
+        "",
+        path("a file with a certificate and its chain (PEM)"),
+        "certificate and chain (PEM), to serve HTTPS and HTTP/2; requires keyfile",
+    )
+    keyfile: Path | None = _setting(
+        "", path("a file with the certificate's private key (PEM)"), "private key of certfile (PEM)"
+    )
+
+
+def _variable(name: str, spec: Spec) -> str:
+    # The deployed node's names; every other setting `x` is `TRIONODE_X`.
+    return spec.variable or f"TRIONODE_{name.upper()}"
+
+
+SPECS: Mapping[str, Spec] = {
+    each.name: replace(each.metadata["spec"], variable=_variable(each.name, each.metadata["spec"]))
+    for each in fields(Settings)
+}
+"""Every setting by its name, which is its TOML key."""
+
+
+def flag_of(setting: str) -> str:
+    """Return the command-line flag of a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Return the settings from `flags` (None: not given), `environ` and the TOML file, in this precedence.
+
+    Raises `SettingError`, which names the setting, the value, where it came from and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    found: dict[str, tuple[object, str]] = {}
+    if config is None and environ.get(CONFIG_VARIABLE):
+        config = Path(environ[CONFIG_VARIABLE])
+    if config is not None:
+        found.update({name: (value, str(config)) for name, value in _read_toml(config).items()})
+    for name, spec in SPECS.items():
+        # An empty variable, as in unit files and compose files, counts as not set.
+        if environ.get(spec.variable):
+            found[name] = (environ[spec.variable], f"environment variable {spec.variable}")
+        if flags is not None and flags.get(name) is not None:
+            found[name] = (flags[name], f"flag {flag_of(name)}")
+    settings = Settings(**{name: _parse(name, value, source) for name, (value, source) in found.items()})
+    for name, other in (("certfile", "keyfile"), ("keyfile", "certfile")):
+        if getattr(settings, name) is None and getattr(settings, other) is not None:
+            raise SettingError(name, "", f"a file, since {other} is given", found[other][1])
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingError("config", path, "a TOML file that exists", "--config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError("config", path, f"a readable TOML file ({error})", "--config") from error
+    for name in table:
+        if name not in SPECS:
+            raise SettingError(name, table[name], "one of " + ", ".join(SPECS), str(path))
+    return table
+
+
+def _parse(name: str, value: object, source: str) -> Any:
+    spec = SPECS[name]
+    try:
+        return spec.parse(value)
+    except (ValueError, TypeError):
+        raise SettingError(name, value, spec.allowed, source) from None

@@ -1,1 +1,0 @@
-"""From a change at the master to a package on this disk."""

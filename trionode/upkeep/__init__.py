@@ -1,0 +1,1 @@
+"""Maintenance of the storage: eviction, repair, scrub, and changes that other processes make in the folder."""
