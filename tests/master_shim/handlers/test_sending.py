@@ -5,17 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 
 from master_shim import DirectoryPackages, MasterShim
+from master_shim.handlers import sending
 from master_shim.handlers.sending import MIN_WINDOW_BYTES, READ_AHEAD_BYTES, WINDOW_BYTES, PackageSender
 from tests.support.shim_app import API, put
-
-if TYPE_CHECKING:
-    pass
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -75,6 +73,27 @@ def test_reading_stops_when_the_client_disconnects(tmp_path: Path, backend: str)
         shim = MasterShim(DirectoryPackages(tmp_path))
         await call(shim, f"{API}/meetings/m/download-package", send, receive)
         assert count <= 5
+        assert shim.active_downloads == 0
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_client_that_never_takes_the_end_is_given_up(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last message of an HTTP/2 stream waits until the client has taken everything."""
+    monkeypatch.setattr(sending, "SEND_SECONDS", 0.2)
+    put(tmp_path, "m.zip", bytes(1000))
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        shim = MasterShim(DirectoryPackages(tmp_path))
+        with anyio.fail_after(20):
+            await call(shim, f"{API}/meetings/m/download-package", send)
         assert shim.active_downloads == 0
 
     anyio.run(main, backend=backend)
