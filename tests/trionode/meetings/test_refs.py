@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from store import Ref, Store
-from tests.support.meetings import HoldingMaster, ScriptedMaster, put, running_meetings
+from tests.support.meetings import HoldingMaster, ScriptedMaster, UnchangedFolder, put, running_meetings
 from tests.support.packages import make_documents, make_package
 from tests.support.waiting import eventually
+from trionode.meetings.refs import RefWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,3 +132,16 @@ async def test_the_fill_of_an_ended_meeting_does_not_change_the_ref_of_its_succe
         ref = store.ref("m")
         assert ref is not None
         assert (ref.digest, ref.in_progress, ref.ended_at) == (new, True, 0.0)
+
+
+async def test_refs_stay_pending_when_writing_them_is_cancelled(tmp_path: Path):
+    """As by a request whose client disconnects while it polls."""
+    with Store.open(tmp_path / "storage") as store:
+        store.set_ref(Ref("a", put(store, tmp_path, 200_000).digest, "a", in_progress=True))
+        writer = RefWriter(store, {}, UnchangedFolder())
+        writer.mark_pending()
+        with trio.move_on_after(0):
+            await writer.write_pending()
+        assert store.ref("a").in_progress
+        await writer.write_pending()
+        assert not store.ref("a").in_progress
