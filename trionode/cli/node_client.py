@@ -44,8 +44,8 @@ class NodeClient:
         """Return the JSON answer. Raises `CommandFailed` if no node answers or the node refuses."""
         try:
             self._connection.request(method, self._prefix + path)
-            answer = self._connection.getresponse()
-            report = json.loads(answer.read(MAX_ANSWER_BYTES))
+            with self._connection.getresponse() as answer:
+                report = json.loads(answer.read(MAX_ANSWER_BYTES))
         except PermissionError:
             raise
         except (ConnectionError, FileNotFoundError) as error:
