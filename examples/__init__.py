@@ -1,1 +1,1 @@
-"""Small programs to run and to read: ways to use the shim in a master, and the demo."""
+"""Examples: ways to use the shim in a master, and the demo."""

@@ -1,4 +1,4 @@
-"""The shim mounted in a FastAPI master: it answers everything the app itself has no route for.
+"""The shim mounted in a FastAPI master: it answers all requests for which the app has no route.
 
     PACKAGES=./packages uvicorn examples.fastapi_mount:app --port 8000
 
@@ -19,7 +19,7 @@ shim = MasterShim(packages=DirectoryPackages(os.environ.get("PACKAGES", "package
 
 @app.get("/api/v1/about")
 async def about() -> dict[str, str]:
-    """Answer a route of the master's own; those defined before the mount come first."""
+    """Answer one of the master's own routes. Routes defined before the mount take precedence."""
     return {"name": "a master that had no nodes"}
 
 

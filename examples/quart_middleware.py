@@ -2,7 +2,7 @@
 
     PACKAGES=./packages hypercorn -k trio examples.quart_middleware:app --bind 127.0.0.1:8000
 
-Nodes and downloads are the shim's, everything else is the app's, its status routes included.
+The shim answers the routes of nodes and downloads, the app all others, including its status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ shim = MasterShim(packages=DirectoryPackages(os.environ.get("PACKAGES", "package
 
 @app.get("/api/v1/meetings/status/token")
 async def status_token() -> dict[str, object]:
-    """Tell the master's own status, from what the shim sees in the folder."""
+    """Return the master's own status, from the packages that the shim finds in the folder."""
     now = await shim.snapshot()
     meetings = [{"id": item.id, "title": item.title, "time": item.time} for item in now.meetings]
     return {"id": now.token, "meetings": meetings}

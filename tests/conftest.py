@@ -1,4 +1,4 @@
-"""Fixtures every test may use: real processes, the fakes, packages."""
+"""Fixtures for all tests: real processes, the fakes, packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def spawn() -> Iterator[Spawner]:
-    """Starts processes, gone after the test: `spawn("curl", ...)`, `spawn.python("-m", "trionode", ...)`."""
+    """Starts processes, which end with the test: `spawn("curl", ...)`, `spawn.python("-m", "trionode", ...)`."""
     with spawner() as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""`docs/architecture.md` against the code: its rooms exist and are all of them, imports go down only, names exist."""
+"""`docs/architecture.md` against the code: the rooms are those of the code, imports go down only, names exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def room_of(module: str, floors: list[list[str]]) -> int | None:
     for number, floor in enumerate(floors):
         if any(module == room or module.startswith(f"{room}.") for room in floor):
             return number
-    assert module.count(".") == 0 or module.endswith(".__main__"), f"{module} is in no room of {PAGE}"
+    assert module.count(".") == 0 or module.endswith(".__main__"), f"{module} is missing in the rooms of {PAGE}"
     return None
 
 
@@ -56,7 +56,7 @@ def test_there_is_no_circle(package: str) -> None:
         if module in done:
             return
         for imported in sorted(graph.get(module, set())):
-            # A package's face imports its modules, and they never import the face.
+            # A package's `__init__` imports its modules, which never import the `__init__`.
             visit(imported, (*path, module))
         done.add(module)
 

@@ -1,7 +1,7 @@
-"""What the benchmarks make of their figures: the file of a run, its picture, the READMEs' tables.
+"""The output of the benchmarks: the file of a run, its picture, the READMEs' tables.
 
-How fast something is depends on the machine, so nothing is measured here. And what draws is too large to be installed
-for a test, so what is drawn is decided, and tested, without it.
+Nothing is measured here, since speed depends on the machine. The plan of the picture is tested without matplotlib,
+which is too large to install for a test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUN = Run("2026-11-24", 2, "a processor", "Linux 6.1", "3.12.1", rounds=5, secon
 
 
 def measured(load: Load, subject: str, rate: float, waits: list[float]) -> list[Row]:
-    """Return the rows that run_concurrency makes of one round of a subject."""
+    """Return the rows of run_concurrency for one round of a subject."""
     rounds = Rounds()
     rounds.add({"bytes": rate, "seconds": 1.0, "server_cpu": 0.1, "client_cpu": 0.1, "first_byte": waits})
     return [figure.row for figure in rounds.figures(str(load), subject, 64_000_000)]

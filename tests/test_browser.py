@@ -1,4 +1,4 @@
-"""Chromium, as an ordinary client: a page of another origin downloads through the master's redirect to a node."""
+"""Chromium as a client: a page of another origin downloads through the master's redirect to a node."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def package(tmp_path: Path) -> Package:
 def master(spawn: Spawner, tmp_path: Path, package: Package) -> ShimMaster:
     master = ShimMaster(spawn, tmp_path / "packages")
     run_node(spawn, master.url, tmp_path / "storage")
-    # Until the master sends clients to the node.
+    # Wait until the master redirects clients to the node.
     eventually_blocking(lambda: master.get(PATH).status_code == 302, within=20, what="a redirect")
     return master
 
@@ -137,7 +137,7 @@ def test_fetch_follows_the_redirect_with_progress_and_gets_every_byte(
     # Headers that another origin's script may read.
     assert found["etag"] == f'"{package.digest}"'
     assert "meeting_m1.zip" in found["name"]
-    # A header of one's own takes a preflight, here at the node (a redirect from the master would answer it as well).
+    # A non-standard header needs a preflight, here at the node (a redirect from the master would answer it as well).
     assert page.evaluate("url => digest(url)", found["url"]) == f"sha-256=:{found['sha256']}:"
 
 

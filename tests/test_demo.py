@@ -1,4 +1,4 @@
-"""`make demo`: what everybody sees first. It ends with status 0, and leaves neither process nor folder."""
+"""`make demo` ends with status 0, and leaves neither process nor folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from tests.support.processes import Process, Spawner
 
 DEMO_SECONDS = 120.0
-"""Far more than it takes (20 s): a busy machine is no failure."""
+"""Far more than it takes (20 s), for a busy machine."""
 
 
 def start(spawn: Spawner, folder: Path, *arguments: str) -> Process:
-    """Start the demo, with `folder` for what it keeps on disk: the same processes as `make demo`."""
+    """Start the same processes as `make demo`, with their files in `folder`."""
     return spawn.python("-m", "examples.demo", *arguments, env={"TMPDIR": str(folder), "COLUMNS": "200"}, name="demo")
 
 
 def users_of(folder: Path) -> list[str]:
-    """Return the command lines of the processes that were started with `folder` in their environment."""
+    """Return the command lines of the processes with `folder` in their environment."""
     marker = f"TMPDIR={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -32,7 +32,7 @@ def users_of(folder: Path) -> list[str]:
             if marker in (entry / "environ").read_bytes().split(b"\0"):
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
-            continue  # it has ended meanwhile, or is not ours to look at
+            continue  # it has ended meanwhile, or belongs to another user
     return found
 
 
@@ -51,19 +51,19 @@ def test_the_demo_ends_well_and_leaves_nothing(spawn: Spawner, tmp_path: Path) -
 
 def test_the_demo_can_stay_up_and_ends_with_ctrl_c(spawn: Spawner, tmp_path: Path) -> None:
     demo = start(spawn, tmp_path, "--keep")
-    demo.wait_line(r"Yours to try", within=DEMO_SECONDS)
+    demo.wait_line(r"Commands to try", within=DEMO_SECONDS)
     shown = demo.wait_line(r"\$ (curl -L .*)")[1]
     done = subprocess.run(["sh", "-c", shown], cwd=tmp_path, capture_output=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "board.zip").read_bytes().startswith(b"PK")
     (tmp_path / "board.zip").unlink()
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(within=30) == 0, "what it showed was right, and it was asked to end"
+    assert demo.wait(within=30) == 0, "every download was right, and Ctrl-C is no error"
     assert left_behind(tmp_path) == []
 
 
 def test_make_runs_the_demo_and_the_tests() -> None:
-    """The two commands, as make would run them: the rest of a first run is installing."""
+    """The two commands as make runs them; the rest of a first run is the installation."""
     for target, last in {
         "demo": r"\S+/python -m examples\.demo",
         "test": r"\S+/python -m pytest .*",

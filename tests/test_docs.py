@@ -1,4 +1,4 @@
-"""The documents say what the code says: tables, messages, examples of the wire, links, commands."""
+"""The documents match the code: tables, messages, examples of the protocol, links, commands."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_table_of_answers_is_that_of_the_node(path: str) -> None:
 
 @pytest.mark.parametrize("path", OPERATIONS)
 def test_every_message_that_is_explained_is_one_that_can_be_met(path: str) -> None:
-    """Parts that vary are written `…`; what is between them stands in the code, perhaps over several lines."""
+    """Variable parts are written `…`; the text between them is in the code, perhaps over several lines."""
     code = "".join(
         re.sub(r'["\']\s*\n\s*f?["\']', "", source.read_text(encoding="utf-8"))
         for folder in ("store", "master_shim", "trionode")
@@ -94,7 +94,7 @@ def test_the_examples_of_the_wire_are_what_both_sides_read(path: str) -> None:
         understood = msgspec.to_builtins(read_as)
         for message, fields in zip(_listed(said), _listed(understood), strict=True):
             assert message.items() <= {**fields, **message}.items()
-            assert message.keys() <= set(kind.__struct_fields__), "a field that neither side knows"
+            assert message.keys() <= set(kind.__struct_fields__), "a field that the code does not define"
     for block in blocks(path):
         if block.language == "json":
             msgspec.json.decode(block.text)
@@ -129,7 +129,7 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def test_the_commands_of_the_operations_work(spawn: Spawner, tmp_path: Path) -> None:
-    """A node that runs without a terminal, is looked after, moves to another folder, and ends."""
+    """Run a node without a terminal, manage its storage, move it to another folder, and end it."""
     reader = Reader.beginning(spawn, tmp_path, "docs/operations.md")
     packages = tmp_path / "packages"
     packages.mkdir()

@@ -1,4 +1,4 @@
-"""What the documents say of the store is so: `docs/store.md` runs, the examples of the format are of the format."""
+"""The documents of the store match the code: `docs/store.md` runs, and the examples of the format are valid."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_another_format_is_refused_in_the_words_of_the_document(tmp_path: Path) 
 
 
 def test_the_layout_is_what_a_store_leaves(tmp_path: Path) -> None:
-    """Every file of a store with a fill and a stream going on is one that the document knows."""
+    """The document lists every file of a store with a fill and a stream in progress."""
     known = set(re.findall(r"^  (\S+)  ", read(FORMATS[0]), re.MULTILINE))
     with Store.open(tmp_path) as store:
         data = b"x" * 3_000

@@ -1,4 +1,4 @@
-"""The three ways to use the shim in a master, each by the server its example names, with downloads and a node."""
+"""The three ways to use the shim in a master, each under its example's server, with downloads and a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public face of the three packages: few names, all of them there, loaded when asked for."""
+"""The public names of the three packages exist, and are imported when first used."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_name_that_is_not_exported_is_refused_in_words():
 
 
 def test_importing_the_node_reads_no_setting():
-    """`app` reads its settings at its first call: `hypercorn trionode:app` must say what is wrong in its own words."""
+    """`app` reads its settings at its first call, so that `hypercorn trionode:app` can report a wrong one."""
     program = "import trionode"
     environ = {"MAIN_SERVER_URL": "nonsense", "PATH": ""}
     subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=30)

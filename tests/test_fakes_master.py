@@ -143,7 +143,7 @@ def test_speed_limit_holds_a_download_back(master: RunningMaster, package: Packa
     master.behave(bytes_per_second=20_000)
     with httpx.stream("GET", master.direct_url("m1"), trust_env=False) as answer:
         next(answer.iter_raw())
-        # 200 kB at 20 kB/s: after the first bytes it cannot be finished.
+        # 200 kB at 20 kB/s: it cannot be complete after the first bytes.
         state = master.state()
         assert (state["downloads_begun"], state["downloads_finished"]) == (1, 0)
         assert state["bytes_sent"] < package.size / 2
@@ -201,7 +201,7 @@ def test_gate_waits_for_every_online_node(master: RunningMaster):
     assert [meeting["id"] for meeting in get(master, "meetings/status/node").json()["active_meetings"]] == ["m1"]
     assert token(master) == "none"
     beat(master, "n1", ["m1"], ["m1"])
-    beat(master, "n2", [], ["m1"])  # synced but not active in the same heartbeat: does not count
+    beat(master, "n2", [], ["m1"])  # synced but not active in the same heartbeat: ignored
     eventually_blocking(lambda: master.state()["meetings"]["m1"]["gate"]["missing"] == ["n2"])
     assert token(master) == "none"
     beat(master, "n2", ["m1"], ["m1"])
@@ -249,10 +249,10 @@ def test_restart_keeps_the_id_and_makes_a_new_package_with_the_same_documents(
     assert second.read("README.txt") != first.read("README.txt")
     assert second.read(second.namelist()[1]) == first.read(first.namelist()[1])
     assert all(member.compress_type == zipfile.ZIP_DEFLATED for member in second.infolist())
-    assert not any(member.flag_bits & 0x08 for member in second.infolist()), "sizes stand in the local headers"
+    assert not any(member.flag_bits & 0x08 for member in second.infolist()), "sizes are in the local headers"
     opened(master)
     assert token(master) not in {"none", before}
-    # A source that was replaced is served as it is.
+    # A replaced source is served unchanged.
     newer = make_package(tmp_path / "m1.zip", make_documents(5, 40_000, seed="other"))
     assert master.restart("m1")["digest"] == newer.digest
 

@@ -130,7 +130,7 @@ async def test_tablet_tries_each_entry_three_times_and_steps_on(master: RunningM
         assert "ConnectError" in found.failures[0]
         assert "status 404" in found.failures[-1]
         never = await tablet.download(Download("m1"), [dead, missing, good, missing])
-        assert (never.ok, never.tries) == (False, 9), "three entries and no more"
+        assert (never.ok, never.tries) == (False, 9), "three entries, not more"
 
 
 async def test_tablet_counts_only_a_whole_200_in_time(master: RunningMaster, package: Package):
@@ -143,7 +143,7 @@ async def test_tablet_counts_only_a_whole_200_in_time(master: RunningMaster, pac
             assert (found.ok, found.tries) == (False, 3)
         master.behave(mode="truncated")
         wrong = await tablet.fetch("m1")
-        assert wrong.ok, "a short zip that ends properly is a success to it"
+        assert wrong.ok, "the tablet accepts a truncated zip with a complete HTTP body"
         assert wrong.digest != package.digest
 
 
@@ -152,14 +152,14 @@ async def test_tablet_chooses_uniformly_at_random(fakes: FakeFactory, master: Ru
     await eventually(lambda: len(master.state()["nodes"]) == 2)
     master.start("m1")
     await eventually(lambda: master.gate_opened("m1"))
-    master.behave(redirect=False)  # else the master's own entry leads to a node, too
+    master.behave(redirect=False)  # otherwise the master's own entry redirects to a node, too
     seen: set[str] = set()
 
     async def draw() -> None:
         seen.add((await tablet.fetch("m1")).node)
 
     async with Tablet(master.url) as tablet, anyio.create_task_group() as tasks:
-        # 60 draws from 3 miss one of them once in 10 billion runs.
+        # 60 draws from 3 miss one of them in one of 10 billion runs.
         for _ in range(60):
             tasks.start_soon(draw)
     assert seen == {master.address, *(node.address for node in nodes)}

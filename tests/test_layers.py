@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of import-linter, and the pure modules."""
+"""The allowed imports: the contracts of import-linter, and the pure modules."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PURE = (
     "trionode.meetings.states",
     "trionode.stats",
 )
-"""Modules that only decide, from data and `now`. They import only each other, of ours."""
+"""Modules that only decide, from data and `now`. Of ours, they import only each other."""
 
 WITHOUT_IO = {
     "__future__",
@@ -73,13 +73,13 @@ WITHOUT_IO = {
     "unicodedata",
     "urllib.parse",
 }
-"""Other modules, which open no file, socket or process and read no clock."""
+"""Third-party and standard modules that open no file, socket or process and read no clock."""
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_pure_module_imports_nothing_that_does_io(module: str):
     allowed = WITHOUT_IO | set(PURE)
-    assert imports_of(module) <= allowed, f"{module} decides, and may import only what touches nothing"
+    assert imports_of(module) <= allowed, f"{module} is pure, and may import only modules without I/O"
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -95,7 +95,7 @@ def test_the_contracts_of_the_layers_hold():
 
 
 def test_the_linter_of_the_layers_sees_a_wrong_import(tmp_path: Path):
-    """A contract that cannot fail proves nothing: the store importing the node must break it."""
+    """Check that the contracts can fail: by an import of the node in the store."""
     for package in ("master_shim", "trionode"):
         (tmp_path / package).symlink_to(ROOT / package)
     broken = tmp_path / "store"
@@ -113,7 +113,7 @@ def test_the_linter_of_the_layers_sees_a_wrong_import(tmp_path: Path):
 
 
 def test_importing_the_shim_s_wire_types_loads_no_server():
-    """A node takes only the types: the app, its thread pool and its loops stay out of its process."""
+    """A node imports the types only: not the app, its thread pool and its loops."""
     program = "import sys, master_shim.protocol; print(*sorted(m for m in sys.modules if '.' not in m))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert not {"anyio", "trio", "httpx", "hypercorn", "quart"} & set(done.stdout.split())

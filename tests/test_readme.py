@@ -1,6 +1,6 @@
-"""The READMEs are true: every command in them is run, every program started, every table compared with the code.
+"""The READMEs match the code: every command is run, every program started, every table compared.
 
-Code blocks have a name, in a comment on the line before; `tests.support.reader` says how they are run.
+Code blocks are named in a comment on the line before; `tests.support.reader` runs them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_both_languages_have_the_same_code_and_headings() -> None:
 @pytest.mark.parametrize("path", LANGUAGES)
 def test_the_table_of_settings_is_that_of_the_code(path: str) -> None:
     assert table(path, "settings") == settings_table.rows(path), "python -m tests.support.settings_table"
-    assert all(text for *_, text in table(path, "settings")), "a setting without a text"
+    assert all(text for *_, text in table(path, "settings")), "a setting without a description"
 
 
 def test_the_file_of_settings_is_read(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_file_of_settings_is_read(tmp_path: Path) -> None:
 
 
 def test_make_knows_the_two_commands(reader: Reader) -> None:
-    """What they run is tested in test_demo.py; running `make test` from a test would not end."""
+    """The targets are tested in test_demo.py; `make test` in a test would not end."""
     assert "-m examples.demo" in reader.run("make", dry=True)
 
 
@@ -119,7 +119,7 @@ def test_a_whole_small_master_with_a_node_and_a_tablet(reader: Reader) -> None:
     assert (reader.folder / "board.zip").read_bytes() == package
     looked = reader.run("look")
     assert digest_of(package)[:12] in looked
-    assert '"downloads_finished": 1' in looked, "the node, and not the master, has sent it"
+    assert '"downloads_finished": 1' in looked, "sent by the node, not by the master"
 
     with zipfile.ZipFile(reader.folder / "packages" / ".board.zip", "w") as archive:
         archive.writestr("agenda.pdf", b"another")

@@ -1,8 +1,8 @@
-"""`python -m examples.demo`: see trionode at work, on this machine alone and in under a minute.
+"""`python -m examples.demo`: demonstrate trionode on this machine, in less than a minute.
 
-Starts a master with the shim and three nodes as processes of their own, on free ports of 127.0.0.1 and in a
-temporary folder; leaves nothing behind. Ends with status 0 only if every download had the right digest. With
-`--keep` it stays up afterwards, until Ctrl-C.
+Starts a master with the shim and three nodes as separate processes, on free ports of 127.0.0.1 and in a temporary
+folder, which is removed at the end. The exit status is 0 only if every download had the right digest. With `--keep`
+the servers run on until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPENING = """\
-A meeting starts, and sixty tablets want its package in the same minute.
-Instead of one master sending it sixty times, three ordinary machines do: here, three processes.
+Sixty tablets download the package of a meeting in the same minute.
+Three ordinary machines send it in place of the master: here, three processes.
 
-[dim]Everything runs on 127.0.0.1 and in a temporary folder, and is gone at the end.[/]"""
+[dim]Everything runs on 127.0.0.1 and in a temporary folder, which is removed at the end.[/]"""
 
 INTERRUPTED = 130
-"""What a shell expects of a program that was ended by Ctrl-C."""
+"""Exit status of a program that was interrupted by Ctrl-C, by convention of the shell."""
 
 
 async def tell(show: Show, folder: Path, *, keep: bool) -> int:
-    """Run the demo and return the exit status; SIGTERM and Ctrl-C end it in order."""
+    """Run the demo and return the exit status. SIGTERM and Ctrl-C cancel it."""
     status = INTERRUPTED
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -57,7 +57,7 @@ async def tell(show: Show, folder: Path, *, keep: bool) -> int:
 
 
 def flat(errors: BaseExceptionGroup[DemoError]) -> Iterator[BaseException]:
-    """Return the errors of a group, and of the groups in it."""
+    """Yield the errors of a group and of its nested groups."""
     for error in errors.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from flat(error)
@@ -67,8 +67,8 @@ def flat(errors: BaseExceptionGroup[DemoError]) -> Iterator[BaseException]:
 
 def main() -> int:
     """Read the command line, run the demo, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m examples.demo", description="See trionode at work.")
-    parser.add_argument("--keep", action="store_true", help="stay up afterwards, until Ctrl-C")
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description="Demonstrate trionode.")
+    parser.add_argument("--keep", action="store_true", help="keep the servers running until Ctrl-C")
     keep = parser.parse_args().keep
     show = Show()
     show.opening(OPENING)
@@ -80,7 +80,7 @@ def main() -> int:
                 show.console.print(str(error), style="red", markup=False)
             status = 1
     if status == INTERRUPTED:
-        show.say("interrupted; everything is stopped")
+        show.say("interrupted; all servers have ended")
     return status
 
 

@@ -1,4 +1,4 @@
-"""A master with the shim, and nodes around it: started, waited for, and asked how they are."""
+"""A master with the shim, and its nodes: start them, wait for them, read their status."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_SECONDS = 25.0
-"""How long any step may take on a slow machine before the demo gives up and says so."""
+"""Time limit of each step, on a slow machine."""
 
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """A meeting to make a package for: `documents` of about `size` bytes each."""
+    """A meeting with a generated package: `documents` of about `size` bytes each."""
 
     id: str
     title: str
@@ -35,7 +35,7 @@ class Meeting:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that runs."""
+    """A running node."""
 
     name: str
     address: str
@@ -43,12 +43,12 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the node."""
         return f"http://{self.address}"
 
 
 class Cluster:
-    """The servers of the demo. `folder` is the demo's own; `client` is closed by its owner."""
+    """The servers of the demo, with their files in `folder`. `client` is closed by its owner."""
 
     def __init__(self, folder: Path, servers: Servers, client: httpx.AsyncClient) -> None:
         self._folder = folder
@@ -66,11 +66,11 @@ class Cluster:
 
     @property
     def names(self) -> dict[str, str]:
-        """The name of everyone who can send a package, by host:port. The master comes last."""
+        """The names of all senders by host:port, the master last."""
         return {**{node.address: node.name for node in self.nodes}, self._master_address: "master"}
 
     async def make_packages(self, meetings: tuple[Meeting, ...]) -> None:
-        """Put a package and a title for each meeting into the master's folder."""
+        """Write a package and a title for each meeting into the master's folder."""
         folder = self._folder / "packages"
         folder.mkdir()
         for meeting in meetings:
@@ -92,7 +92,7 @@ class Cluster:
         return server
 
     def start_node(self, name: str) -> Node:
-        """Run `trionode serve` with a storage folder and a port of its own; return at once."""
+        """Run `trionode serve` with its own storage folder and port; return at once."""
         port = str(free_port())
         address = f"127.0.0.1:{port}"
         server = self._servers.start(
@@ -105,28 +105,28 @@ class Cluster:
         return node
 
     async def wait_ready(self, node: Node) -> None:
-        """Wait until a node says that it is ready."""
+        """Wait until a node is ready."""
         await self.until(f"{node.name} is ready", node.server, lambda: self._answers(f"{node.url}/ready"))
 
     async def wait_holds(self, node: Node, package: Package) -> None:
-        """Wait until the master has heard that a node holds a version of a package."""
+        """Wait until the master lists a node for the current version of a package."""
         url = f"{self.master}/api/v1/packages/{package.digest}/nodes"
 
         async def heard() -> bool:
             entries = await self._json(url)
             return any(entry["address"] == node.address and not entry.get("filling") for entry in entries or [])
 
-        await self.until(f"the master knows that {node.name} holds {package.path.name}", node.server, heard)
+        await self.until(f"the master lists {node.name} for {package.path.name}", node.server, heard)
 
     async def bytes_fetched(self, node: Node) -> int:
-        """Return how many bytes a node has received from the master since it started."""
+        """Return the number of bytes that a node has received from the master since its start."""
         status = await self._json(f"{node.url}/api/status")
         if status is None:
-            raise DemoError(f"{node.name} does not tell its status")
+            raise DemoError(f"{node.name} does not return its status")
         return int(status["bytes_fetched"])
 
     async def until(self, what: str, server: Server, check: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until `check` is true. Raises `DemoError` when `server` ends, or after `WAIT_SECONDS`."""
+        """Wait until `check` returns true. Raises `DemoError` if `server` ends, or after `WAIT_SECONDS`."""
         with trio.move_on_after(WAIT_SECONDS):
             while True:
                 server.check()
@@ -134,7 +134,7 @@ class Cluster:
                     return
                 await trio.sleep(POLL_SECONDS)
         raise DemoError(
-            f"waited {WAIT_SECONDS:.0f} s in vain until {what}; last lines of {server.name}:\n{server.tail()}"
+            f"timed out after {WAIT_SECONDS:.0f} s until {what}; last lines of {server.name}:\n{server.tail()}"
         )
 
     async def _answers(self, url: str) -> bool:
@@ -144,7 +144,7 @@ class Cluster:
             return False
 
     async def _json(self, url: str) -> Any:
-        """Return the JSON of a successful answer, None for any other or none at all."""
+        """Return the JSON of a successful answer, otherwise None."""
         try:
             answer = await self._client.get(url)
         except httpx.TransportError:

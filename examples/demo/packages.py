@@ -1,8 +1,8 @@
-"""Make meeting packages like those a master builds: zips of PDF documents, the same bytes for the same seed.
+"""Make meeting packages like those of a master: zips of PDF documents, the same bytes for the same seed.
 
-Used by the demo and by the tests. A package's first member is a README.txt with the time of generation,
-every member is deflated and carries that time, and sizes stand in the local headers, as Python's `zipfile`
-writes them to a file. So a package built again differs in many bytes although its documents are the same.
+Used by the demo and by the tests. A package's first member is a README.txt with the time of generation, every member is
+deflated and has that time, and sizes are in the local headers, as Python's `zipfile` writes them to a file. So a
+rebuilt package differs in many bytes although its documents are the same.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIRST_BUILD = datetime(2026, 11, 2, 9, 0, 0, tzinfo=UTC)
-"""A fixed time, so that packages made without a time are the same on every machine."""
+"""Default time, so that packages are the same on every machine."""
 
 README_NAME = "README.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document of about `size` bytes that do not compress; `seed` decides every byte of it."""
+    """A document of about `size` incompressible bytes, determined by `seed`."""
 
     name: str
     size: int
     seed: str
 
     def content(self) -> bytes:
-        """Return a small PDF that viewers open, with noise in it that fills it up to `size` bytes."""
+        """Return a valid one-page PDF, filled up to `size` bytes with noise."""
         return pdf(self.name, blake3(self.seed.encode()).digest(length=max(self.size - PDF_OVERHEAD, 0)))
 
 
@@ -42,8 +42,8 @@ class Document:
 class Package:
     """A package on disk. `digest` is its BLAKE3 digest, `size` its bytes.
 
-    `new_bytes` is what no earlier package had: the compressed data of the members that differ from those of
-    the package it was made from (all of them, for a first one). Zip headers and directory are not counted.
+    `new_bytes` is the compressed data of the members that the package it was rebuilt from does not have (of all, for a
+    first one). Zip headers and directory are not counted.
     """
 
     path: Path
@@ -56,11 +56,11 @@ class Package:
 
 
 PDF_OVERHEAD = 800
-"""About what the PDF around the noise takes."""
+"""Approximate size of the PDF without the noise."""
 
 
 def pdf(title: str, noise: bytes) -> bytes:
-    """Return a one-page PDF that shows `title` and carries `noise` in a stream no viewer looks at."""
+    """Return a one-page PDF that shows `title` and has `noise` in an unused stream."""
     shown = title.encode("ascii", "replace").replace(b"\\", b"").replace(b"(", b"").replace(b")", b"")
     text = b"BT /F1 24 Tf 60 760 Td (" + shown + b") Tj ET"
     objects = (
@@ -85,7 +85,7 @@ def pdf(title: str, noise: bytes) -> bytes:
 
 
 def make_documents(count: int, size: int, *, seed: str = "") -> tuple[Document, ...]:
-    """Return `count` documents of about `size` bytes each; another `seed`, other bytes."""
+    """Return `count` documents of about `size` bytes each, determined by `seed`."""
     return tuple(Document(f"{number:03d}-document.pdf", size, f"{seed}/{number}") for number in range(1, count + 1))
 
 
@@ -98,9 +98,9 @@ def make_package(
     level: int | None = None,
     replaces: Package | None = None,
 ) -> Package:
-    """Write the zip of `documents` at `path` by an atomic rename and return what it is.
+    """Write the zip of `documents` to `path` by an atomic rename, and return the package.
 
-    `level` is zlib's (None: its default, 6, as the deployed master has it; 1 is quicker for large packages).
+    `level` is zlib's (None: its default, 6, as in the deployed master; 1 is faster for large packages).
     With `replaces`, `new_bytes` counts only what that package does not have.
     """
     old = dict.fromkeys(replaces.documents) if replaces else {}
@@ -123,7 +123,7 @@ def make_package(
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, stamp: tuple[int, ...], level: int | None) -> int:
-    """Write one member and return the bytes its data takes in the zip."""
+    """Write one member and return the size of its data in the zip."""
     year, month, day, hour, minute, second = stamp
     info = zipfile.ZipInfo(name, (year, month, day, hour, minute, second))
     info.external_attr = 0o644 << 16
@@ -140,10 +140,10 @@ def rebuild(
     path: Path | None = None,
     title: str = "Meeting",
 ) -> Package:
-    """Build `package` again as a master would after an edit: every time stamp new, some documents other.
+    """Rebuild `package` as a master does after an edit: all time stamps and some documents are new.
 
-    `replaced` are the indexes of documents that get new content of the same size, `added` how many are
-    appended. Writes over the package (by a rename) unless `path` says otherwise.
+    `replaced` are the indexes of documents that get new content of the same size, `added` is the number of appended
+    ones. Replaces the package (by a rename) unless `path` is given.
     """
     documents = list(package.documents)
     edition = made_at.isoformat()

@@ -1,4 +1,4 @@
-"""Servers as processes of their own, with free ports, and gone when the demo is."""
+"""Servers as separate processes on free ports, which end with the demo."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STOP_SECONDS = 6.0
-"""How long a server may take to end in order before it is killed."""
+"""Time limit for a server to end before it is killed."""
 
 
 TAIL_LINES = 15
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why, for the person who watches."""
+    """The demo cannot continue; the message is the reason, for display."""
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on now."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -37,20 +37,20 @@ def free_port() -> int:
 
 
 def program(name: str) -> list[str]:
-    """Return how to run one of the project's two programs, installed or from the working tree."""
+    """Return the command of one of the project's two programs, installed or from the working tree."""
     script = Path(sys.executable).with_name(name)
     return [str(script)] if script.exists() else [sys.executable, "-m", name.replace("-", "_")]
 
 
 class Server:
-    """A server that runs as a process; its output goes to a file."""
+    """A server process with its output in a file."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name = name
         self.command = tuple(command)
         self.log = log
         with log.open("wb") as output:
-            # In a session of its own: Ctrl-C is for the demo, which then ends its servers in order.
+            # In its own session: Ctrl-C ends the demo, which then ends its servers.
             self._process = subprocess.Popen(
                 [*program(command[0]), *command[1:]],
                 stdin=subprocess.DEVNULL,
@@ -74,12 +74,12 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
     def kill(self) -> None:
-        """End the process without a warning (kill -9) and wait for it."""
+        """Send SIGKILL and wait for the process."""
         self._process.kill()
         self._process.wait()
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM; a process that has ended is no error."""
+        """Send SIGTERM. Does nothing if the process has ended."""
         self._process.terminate()
 
     async def wait_end(self) -> None:
@@ -88,14 +88,14 @@ class Server:
             await trio.sleep(0.02)
 
     def sweep(self) -> None:
-        """Kill what is left of the process and of anything it started."""
+        """Kill the process and its children, if they still run."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class Servers:
-    """All servers of a demo. Leaving the block ends them, whatever happened in it."""
+    """All servers of a demo. A context manager that ends them on every exit."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -114,7 +114,7 @@ class Servers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Ask every server to end, nodes first, and kill those that have not after `STOP_SECONDS`."""
+        """Send SIGTERM to every server, nodes first, and kill those that still run after `STOP_SECONDS`."""
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS):
                 for server in reversed(self._servers):

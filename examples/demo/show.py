@@ -1,4 +1,4 @@
-"""What the demo shows: chapters, progress of every node, tables. Plain lines where there is no terminal."""
+"""The output of the demo: chapters, progress of every node, tables. Plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 MB = 1_000_000
 
 PLAIN_WIDTH = 110
-"""Without a terminal there is no width to ask for."""
+"""Width of the output without a terminal."""
 
 
 def megabytes(count: float) -> str:
-    """Spell a number of bytes."""
+    """Format a number of bytes."""
     return f"{count / MB:,.2f} MB"
 
 
 class Show:
-    """The one who talks to the person in front of the screen."""
+    """Prints the demo's output."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
@@ -37,30 +37,30 @@ class Show:
         self._chapter = 0
 
     def opening(self, text: str) -> None:
-        """Say what is going to happen."""
+        """Print the introduction."""
         self.console.print(Panel(text, title="[bold]trionode[/]", border_style="cyan", padding=(1, 2)))
 
     def chapter(self, title: str) -> None:
-        """Begin a part."""
+        """Print a numbered heading."""
         self._chapter += 1
         self.console.print()
         self.console.print(Rule(f"[bold cyan]{self._chapter}. {title}[/]", align="left", style="cyan"))
 
     def say(self, text: str) -> None:
-        """Say one thing. rich's markup may be used."""
+        """Print a line, with rich's markup."""
         self.console.print(Padding.indent(text, 2))
 
     def command(self, words: Sequence[str]) -> None:
-        """Show a command that is run, so that it can be copied."""
+        """Print a command in a form that can be copied."""
         self.console.print(f"  [dim]$[/] [green]{' '.join(words)}[/]", soft_wrap=True)
 
     def outcome(self, right: bool, text: str) -> None:
-        """Say how something came out."""
+        """Print a result with a mark for success or failure."""
         mark = "[bold green]✔[/]" if right else "[bold red]✘[/]"
         self.console.print(Padding.indent(f"{mark} {text}", 2))
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show a table; every column but the first is right-aligned."""
+        """Print a table; every column but the first is right-aligned."""
         table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", border_style="dim")
         for number, name in enumerate(header):
             table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
@@ -71,10 +71,10 @@ class Show:
 
     @contextlib.contextmanager
     def shares(self, names: Mapping[str, str], total: int, tablets: int) -> Iterator[Shares]:
-        """Show what each sender has sent while the block runs.
+        """Show the bytes of each sender while the block runs.
 
-        `names` maps host:port to a name; `total` is the bytes that `tablets` whole downloads have. Without a
-        terminal each sender is one line at the end.
+        `names` maps host:port to a name; `total` is the bytes of `tablets` whole downloads. Without a terminal, one
+        line for each sender is printed at the end.
         """
         if self.console.is_terminal:
             with bars(self.console) as progress:
@@ -99,7 +99,7 @@ def bars(console: Console) -> Progress:
 
 
 class Shares:
-    """Takes note of what the tablets receive and shows it. `bytes` counts by sender."""
+    """Counts the bytes that tablets receive, by sender, and shows them."""
 
     def __init__(self, names: Mapping[str, str], total: int, tablets: int, progress: Progress | None) -> None:
         self.bytes: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -112,13 +112,13 @@ class Shares:
             self._done = progress.add_task("[bold]tablets[/]", total=tablets, amount="")
 
     def sent(self, sender: str, count: int) -> None:
-        """Take note of `count` bytes from `sender`."""
+        """Count `count` bytes from `sender`."""
         self.bytes[sender] += count
         if self._progress is not None and sender in self._tasks:
             self._progress.update(self._tasks[sender], advance=count, amount=megabytes(self.bytes[sender]))
 
     def done(self) -> None:
-        """Take note of a tablet that has ended."""
+        """Count a tablet that has ended."""
         self._ended += 1
         if self._progress is not None:
             self._progress.update(self._done, advance=1, amount=f"{self._ended} of {self._tablets}")

@@ -1,4 +1,4 @@
-"""The demo itself: one master, three nodes, sixty tablets, and what happens to them."""
+"""The chapters of the demo: one master, three nodes, sixty tablets."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ NODES = 3
 TABLETS = 60
 
 SLOW_BYTES_PER_SECOND = 3_000_000
-"""What a tablet takes while a node is killed: slow enough to be seen, and to be cut off."""
+"""Rate of a tablet while a node is killed: slow enough to show progress and to be cut off."""
 
 DOWNLOAD_SECONDS = 40.0
-"""When sixty downloads have not ended after this long, something is wrong."""
+"""Time limit of sixty downloads."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What goes into the summary. `wrong` counts downloads without the right digest."""
+    """The results for the summary. `wrong` counts downloads without the right digest."""
 
     first: list[Outcome] = field(default_factory=list)
     second: list[Outcome] = field(default_factory=list)
@@ -45,12 +45,12 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Whether every tablet got what it should."""
+        """Whether every tablet received the right package."""
         return self.wrong == 0 and len(self.first) == len(self.second) == TABLETS
 
 
 class Story:
-    """The chapters, in the order in which `run` tells them."""
+    """The chapters, in the order of `run`."""
 
     def __init__(self, cluster: Cluster, show: Show) -> None:
         self.cluster = cluster
@@ -59,7 +59,7 @@ class Story:
         self.killed: Node | None = None
 
     async def run(self) -> Result:
-        """Tell the whole story. Raises `DemoError` when it cannot go on."""
+        """Run all chapters. Raises `DemoError`."""
         await self.start_master()
         await self.start_nodes()
         await self.first_downloads()
@@ -83,8 +83,8 @@ class Story:
         self.show.outcome(True, f"the master answers at {self.cluster.master}")
 
     async def start_nodes(self) -> None:
-        """Start the nodes and wait until the master knows that each has every package."""
-        self.show.chapter("Three nodes, each a process of its own")
+        """Start the nodes and wait until the master lists each for every package."""
+        self.show.chapter("Three nodes, each a separate process")
         for number in range(1, NODES + 1):
             self.show.command(self.cluster.start_node(f"node-{number}").server.command)
         for node in self.cluster.nodes:
@@ -94,18 +94,18 @@ class Story:
             self.show.outcome(True, f"{node.name} is ready at {node.url} and holds all three packages")
 
     async def first_downloads(self) -> None:
-        """Let the tablets download, undisturbed."""
+        """Run the downloads without a failure."""
         self.show.chapter("Sixty tablets download at the same moment")
-        self.show.say(f"Each asks {self.cluster.master}/api/v1/meetings/ID/download-package and is sent to a node.")
+        self.show.say(f"{self.cluster.master}/api/v1/meetings/ID/download-package redirects each to a node.")
         begun = trio.current_time()
         with self.show.shares(self.cluster.names, self._total(), TABLETS) as shares:
             self.result.first = await self._download(1, 0.0, shares)
         seconds = trio.current_time() - begun
-        self.show.say(f"{megabytes(shares.bytes.total())} in {seconds:.1f} s, all of them hashed by the tablets.")
+        self.show.say(f"{megabytes(shares.bytes.total())} in {seconds:.1f} s, hashed by the tablets.")
         self._judge(self.result.first)
 
     async def update(self) -> None:
-        """Replace one document of a package and see what the nodes fetch."""
+        """Replace one document of a package and measure what the nodes fetch."""
         self.show.chapter("One document changes")
         meeting, old = MEETINGS[-1], self.cluster.packages[MEETINGS[-1].id]
         before = {node.name: await self.cluster.bytes_fetched(node) for node in self.cluster.nodes}
@@ -113,7 +113,7 @@ class Story:
         new = await trio.to_thread.run_sync(lambda: rebuild(old, made_at=made_at, replaced=[4], title=meeting.title))
         self.cluster.packages[meeting.id] = new
         self.show.say(
-            f"{new.path.name} ({megabytes(new.size)}) is built again: one of its {meeting.documents} documents "
+            f"{new.path.name} ({megabytes(new.size)}) is rebuilt: one of its {meeting.documents} documents "
             f"is new ({megabytes(new.new_bytes)}), and so is every time stamp."
         )
         for node in self.cluster.nodes:
@@ -123,12 +123,12 @@ class Story:
             self.show.outcome(
                 fetched < new.size / 2,
                 f"{node.name} holds it and fetched {megabytes(fetched)}, {fetched / new.size:.1%} of the package "
-                f"({fetched / new.new_bytes:.3f} × what is new)",
+                f"({fetched / new.new_bytes:.3f} × the new bytes)",
             )
 
     async def lose_a_node(self) -> None:
         """Kill the busiest node while tablets download."""
-        self.show.chapter("A node dies in the middle of it")
+        self.show.chapter("A node is killed during downloads")
         names = self.cluster.names
         total = self._total()
         with self.show.shares(names, total, TABLETS) as shares:
@@ -144,16 +144,16 @@ class Story:
         self._judge(self.result.second)
 
     async def _strike(self, shares: Shares, after: float) -> None:
-        """Kill the node that has sent most when all of them have sent `after` bytes."""
+        """Kill the node that has sent most, when all nodes together have sent `after` bytes."""
         while shares.bytes.total() < after:
             await trio.sleep(0.01)
         victim = max(self.cluster.nodes, key=lambda node: shares.bytes[node.address])
         victim.server.kill()
         self.killed = victim
-        self.show.say(f"[bold red]kill -9 {victim.server.pid}[/]  {victim.name} is gone, a third of the way")
+        self.show.say(f"[bold red]kill -9 {victim.server.pid}[/]  {victim.name} is killed after a third of all bytes")
 
     def summary(self) -> None:
-        """Show the figures in one table, and the verdict."""
+        """Print the figures in one table, and the result."""
         result = self.result
         rows: list[list[str]] = []
         for address, name in self.cluster.names.items():
@@ -163,17 +163,17 @@ class Story:
                 row += [str(len(sizes)), megabytes(sum(sizes))]
             rows.append([*row, megabytes(result.fetched[name]) if name in result.fetched else ""])
         header = ("", "tablets", "sent", "with a kill", "sent", "fetched for the update")
-        self.show.table("Who sent what", header, rows)
+        self.show.table("Senders", header, rows)
         count = len(result.first) + len(result.second)
         self.show.outcome(result.right, f"{count - result.wrong} of {2 * TABLETS} downloads have the right digest")
 
     async def keep(self) -> None:
-        """Show what can be tried, and wait for ever."""
-        self.show.chapter("Yours to try, until Ctrl-C")
+        """Print commands to try, and wait until cancelled."""
+        self.show.chapter("Commands to try, until Ctrl-C")
         board = self.cluster.packages[MEETINGS[-1].id]
         path = f"/api/v1/meetings/{MEETINGS[-1].id}/download-package"
         lines = [f"curl -s {self.cluster.master}/api/v1/nodes/list"]
-        # The node that was killed may be offered until the master has missed it for 30 s: ask again, as tablets do.
+        # The master may redirect to the killed node until it drops it after 30 s: retry, as tablets do.
         lines.append(f"curl -L --retry 3 --retry-connrefused -o {board.path.name} {self.cluster.master}{path}")
         for node in self.cluster.nodes:
             if node is not self.killed:
@@ -181,11 +181,11 @@ class Story:
                 lines.append(f"curl -I {node.url}{path}")
         for line in lines:
             self.show.command((line,))
-        self.show.say(f"The packages are in {board.path.parent}: replace one by a rename and watch the nodes follow.")
+        self.show.say(f"The packages are in {board.path.parent}: replace one by a rename, and the nodes fetch it.")
         await trio.sleep_forever()
 
     def _wanted(self) -> list[str]:
-        """Return which meeting each tablet is in: the tablets of one meeting sit together."""
+        """Return the meeting of each tablet; tablets of one meeting are consecutive."""
         return [MEETINGS[number * len(MEETINGS) // TABLETS].id for number in range(TABLETS)]
 
     def _total(self) -> int:
@@ -199,10 +199,12 @@ class Story:
         raise DemoError(f"{TABLETS} downloads did not end within {DOWNLOAD_SECONDS:.0f} s")
 
     def _judge(self, outcomes: Sequence[Outcome]) -> None:
-        """Compare every digest with that of the package as it is in the master's folder."""
+        """Compare every digest with that of the package in the master's folder."""
         wrong = [o for o in outcomes if o.digest != self.cluster.packages[o.meeting_id].digest]
         self.result.wrong += len(wrong)
-        self.show.outcome(not wrong, f"{len(outcomes) - len(wrong)} of {len(outcomes)} tablets got the right bytes")
+        self.show.outcome(
+            not wrong, f"{len(outcomes) - len(wrong)} of {len(outcomes)} tablets received the right bytes"
+        )
         for outcome in wrong:
             self.show.say(
                 f"[red]{outcome.meeting_id}: {outcome.size} bytes of {outcome.digest or 'nothing'}, "

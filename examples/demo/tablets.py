@@ -1,4 +1,4 @@
-"""Tablets: they ask the master, follow its redirect, hash what comes, and go back when it breaks off."""
+"""Tablets: request from the master, follow its redirect, hash the body, and start again if it is cut off."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ TRIES = 9
 """The deployed tablet tries three addresses, each three times."""
 
 PAUSE_SECONDS = 0.1
-"""Between two tries, so that a node that was killed can be found out."""
+"""Pause between two tries, in which the master can detect a killed node."""
 
 RECEIVE_BYTES = 64 * 1024
-"""A small receive buffer: else most of a package is on its way already when the demo kills its node."""
+"""A small receive buffer: otherwise most of a package is already in transit when the demo kills its node."""
 
 
 class Watcher(Protocol):
-    """Whoever wants to see the downloads while they go on."""
+    """Receives the progress of downloads."""
 
     def sent(self, sender: str, count: int) -> None:
-        """Take note of `count` bytes that came from `sender`, a host:port."""
+        """Count `count` bytes from `sender`, a host:port."""
 
     def done(self) -> None:
-        """Take note that a tablet has ended, one way or the other."""
+        """Count a tablet that has ended, in success or failure."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one tablet's download. `origin` is the host:port that sent the whole package."""
+    """The result of one tablet's download. `origin` is the host:port that sent the whole package."""
 
     meeting_id: str
     digest: str = ""
@@ -52,10 +52,10 @@ async def download(
     watcher: Watcher,
     bytes_per_second: float = 0.0,
 ) -> Outcome:
-    """Download a meeting's package from `address`; `digest` stays empty when all `TRIES` fail."""
+    """Download a meeting's package from the local `address`; `digest` stays empty if all `TRIES` fail."""
     outcome = Outcome(meeting_id)
     transport = httpx.AsyncHTTPTransport(
-        verify=False,  # there is no TLS here, and a verifying context takes longer to build than to use
+        verify=False,  # no TLS here; building a verifying context takes longer than the download
         local_address=address,
         socket_options=[(SOL_SOCKET, SO_RCVBUF, RECEIVE_BYTES)],
     )
@@ -97,10 +97,10 @@ async def download_all(
     watcher: Watcher,
     bytes_per_second: float = 0.0,
 ) -> list[Outcome]:
-    """Let one tablet for each entry of `meeting_ids` download, all at once; return what became of them.
+    """Run one tablet for each entry of `meeting_ids`, all at once; return their results.
 
-    Each tablet has an address of its own, 127.0.ROOM.n (all of which are this machine), as in a meeting room: a
-    client that comes back for the same package tells the master by it that its node failed it.
+    Each tablet has its own local address, 127.0.ROOM.n, as in a meeting room: from a second request for the same
+    package from one address the master concludes that its node has failed.
     """
     outcomes: list[Outcome] = []
 

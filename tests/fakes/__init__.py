@@ -1,1 +1,1 @@
-"""The deployed master, node and tablet of contract.md, with their quirks: real servers and a real client."""
+"""Fakes of the deployed master, node and tablet (contract.md), with their faults: real servers and a real client."""

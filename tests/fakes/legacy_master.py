@@ -1,7 +1,7 @@
 """The deployed master, as a process: `python -m tests.fakes.legacy_master --packages FOLDER --port 0`.
 
 It prints `listening on http://127.0.0.1:PORT`. Each `<quoted id>.zip` in the folder is a meeting that has not
-started, with `<quoted id>.json` (`{"title": ...}`) beside it when it has a title. Tests and curl drive it:
+started; `<quoted id>.json` (`{"title": ...}`) has its title. Tests and curl control it:
 
     curl -X POST $MASTER/_control/meetings/m1/start      (also end, restart)
     curl -X POST $MASTER/_control/behaviour -d '{"mode": "truncated", "bytes_per_second": 1e6}'
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class NodeRegistration(BaseModel):
-    """Extra fields are ignored: pydantic's default."""
+    """Extra fields are ignored, as by default in pydantic."""
 
     node_id: str
     address: str
@@ -53,7 +53,7 @@ class NodeGoodbye(BaseModel):
 
 
 class Counted:
-    """Counts every request that is not for control, refused ones included."""
+    """Counts all requests but those for control, including refused ones."""
 
     def __init__(self, app: ASGIApp, state: MasterState) -> None:
         self.app = app
@@ -83,7 +83,7 @@ def create_app(state: MasterState) -> FastAPI:
 
 
 def add_node_routes(app: FastAPI, state: MasterState) -> None:
-    """Add what nodes call to be known."""
+    """Add the routes for registration and heartbeats."""
 
     @app.post("/api/v1/nodes/register")
     async def register(body: NodeRegistration) -> dict[str, str]:
@@ -133,7 +133,7 @@ def add_node_routes(app: FastAPI, state: MasterState) -> None:
 
 
 def add_status_routes(app: FastAPI, state: MasterState) -> None:
-    """Add what nodes and tablets poll."""
+    """Add the routes that nodes and tablets poll."""
 
     @app.get("/api/v1/meetings/status/node")
     async def status_node() -> dict[str, Any]:
@@ -170,7 +170,7 @@ def add_status_routes(app: FastAPI, state: MasterState) -> None:
 
 
 def in_progress(state: MasterState, meeting_id: str) -> Meeting:
-    """Return a meeting in progress, or answer 404."""
+    """Return a meeting in progress. Raises a 404."""
     meeting = state.meetings.get(meeting_id)
     if meeting is None or meeting.status != IN_PROGRESS:
         raise HTTPException(404, "Meeting not found or not in progress")
@@ -178,7 +178,7 @@ def in_progress(state: MasterState, meeting_id: str) -> Meeting:
 
 
 def add_package_routes(app: FastAPI, state: MasterState) -> None:
-    """Add the downloads. GET alone is declared, so that HEAD is answered 405."""
+    """Add the downloads. Only GET is declared, so HEAD is answered 405."""
 
     @app.get("/api/v1/meetings/{meeting_id}/download-nodes-info")
     async def nodes_info(meeting_id: str, request: Request) -> list[dict[str, str]]:
@@ -223,13 +223,13 @@ def add_package_routes(app: FastAPI, state: MasterState) -> None:
 
 
 async def one_piece(whole: bytes) -> Any:
-    """Yield a substitute body; no length is sent for it either."""
+    """Yield a substitute body, which also has no Content-Length."""
     if whole:
         yield whole
 
 
 def add_control_routes(app: FastAPI, state: MasterState) -> None:
-    """Add what the deployed master does not have: the handles for tests."""
+    """Add the routes for tests, which the deployed master does not have."""
 
     def known(meeting_id: str) -> None:
         state.look()
@@ -285,11 +285,11 @@ def add_control_routes(app: FastAPI, state: MasterState) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line. Intervals default to the deployed ones."""
+    """Parse the command line. Intervals default to the deployed ones."""
     parser = argparse.ArgumentParser(prog="tests.fakes.legacy_master", description=__doc__)
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--work", type=Path, help="where built packages are put (default: a temporary folder)")
+    parser.add_argument("--work", type=Path, help="folder for built packages (default: a temporary folder)")
     parser.add_argument("--start", action="append", default=[], metavar="ID", help="put a meeting in progress")
     for name, field in Intervals.__dataclass_fields__.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=field.default, metavar="S")
@@ -297,7 +297,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def serve(options: argparse.Namespace, work: Path) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal."""
     intervals = Intervals(*(getattr(options, name) for name in Intervals.__dataclass_fields__))
     state = MasterState(options.packages, work, intervals, Behaviour())
     for meeting_id in options.start:

@@ -1,7 +1,7 @@
 """The deployed node, as a process: `python -m tests.fakes.legacy_node --main-server URL --port P ...`.
 
-Its faults are kept: a package is read whole into memory and written in place, two tablets that miss start two
-pulls, "synced" means that a file of that name exists, a restart is never noticed, nothing is validated.
+It has the deployed faults: a package is read whole into memory and written in place, two tablets that find no file
+start two fetches, "synced" means that a file of that name exists, a restart is not detected, nothing is validated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LegacyNode:
-    """The state of the deployed node and its one loop."""
+    """The state and the loop of the deployed node."""
 
     def __init__(self, main_server: str, address: str, storage: Path, interval: float, node_id: str) -> None:
         self.main_server = main_server.rstrip("/")
@@ -48,7 +48,7 @@ class LegacyNode:
         return self.storage / meeting_id / "package.zip"
 
     def held(self) -> list[str]:
-        """Return the ids it holds: those with a file of the right name, whatever is in it."""
+        """Return the ids with a file of the right name, whatever its content."""
         return sorted(path.parent.name for path in self.storage.glob("*/package.zip"))
 
     async def post(self, action: str, body: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class LegacyNode:
         )
 
     async def look(self) -> list[dict[str, str]]:
-        """Return the meetings in progress, from `status/node` or else from `status/token`."""
+        """Return the meetings in progress, from `status/node`, or else from `status/token`."""
         answer = await self.client.get(f"{self.main_server}/api/v1/meetings/status/node")
         if answer.status_code == 200:
             found = answer.json()
@@ -114,7 +114,7 @@ class LegacyNode:
             self.sync_status = "同步成功"
 
     async def loop(self) -> None:
-        """Register, then sync and beat for ever."""
+        """Register, then sync and send heartbeats for ever."""
         while True:
             try:
                 if not self.connected:
@@ -195,7 +195,7 @@ def create_app(node: LegacyNode) -> FastAPI:
 
 
 def add_management_routes(app: FastAPI, node: LegacyNode) -> None:
-    """Add what administrators call, open to anyone as deployed."""
+    """Add the routes for administrators, without authentication, as deployed."""
 
     @app.get("/", response_class=HTMLResponse)
     async def home() -> str:

@@ -1,4 +1,4 @@
-"""The bodies of the deployed master's package downloads, right ones and wrong ones."""
+"""The bodies of the deployed master's package downloads, correct and wrong."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WRONG_PAGE = b"<!doctype html><title>502</title><h1>Bad Gateway</h1>" * 40
 
 
 class CutError(Exception):
-    """Raised inside a body to close the connection before its end."""
+    """Raised in a body to close the connection before its end."""
 
 
 def small_zip(name: str, text: str) -> bytes:
-    """Return a zip with the one member `name`."""
+    """Return a zip with only the member `name`."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(name, text)
@@ -30,7 +30,7 @@ def small_zip(name: str, text: str) -> bytes:
 
 
 def substitute(mode: str) -> bytes | None:
-    """Return the whole body of the modes that do not send the package, None for those that do."""
+    """Return the body of a mode that does not send the package, else None."""
     return {
         "error-txt": small_zip("ERROR.txt", "The package could not be built."),
         "readme-only": small_zip("README.txt", "This meeting has no documents."),
@@ -40,7 +40,7 @@ def substitute(mode: str) -> bytes | None:
 
 
 async def package_body(meeting: Meeting, mode: str, body: str, rate: float, counters: Counters) -> AsyncIterator[bytes]:
-    """Yield the meeting's package as it is now; no length tells a client where it should end."""
+    """Yield the meeting's current package, which has no Content-Length."""
     assert meeting.package is not None
     end = meeting.size // 2 if mode in ("truncated", "cut", "stall") else meeting.size
     sent = 0

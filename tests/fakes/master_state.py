@@ -1,6 +1,6 @@
-"""What the deployed master keeps: meetings, nodes, the token, the start gate. No HTTP here.
+"""The state of the deployed master: meetings, nodes, the token, the start gate. No HTTP here.
 
-All of it lives on one asyncio loop: the original's registry, too, is in memory and belongs to one process.
+All of it belongs to one asyncio loop: the original's registry, too, is in the memory of one process.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ MODES = (
 
 @dataclass
 class Behaviour:
-    """How the master behaves; changed while it runs by `POST /_control/behaviour`."""
+    """The behaviour of the master; `POST /_control/behaviour` changes it at run time."""
 
     mode: str = "ok"
     modes: dict[str, str] = field(default_factory=dict)
-    """Modes of single meetings, stronger than `mode`."""
+    """Modes of single meetings, which override `mode`."""
     bytes_per_second: float = 0.0
     """Limit of each package download; 0: none."""
     body: str = "blocks"
-    """`lines` iterates the file by newline as the deployed master does (some MB/s); `blocks` of 64 KiB."""
+    """`lines` iterates over the file's lines as the deployed master does (some MB/s); `blocks` are of 64 KiB."""
     status_node: bool = True
     """False: a master without `status/node`."""
     status_node_shape: str = "list"
-    """`single`: the field `active_meeting` in the place of the list."""
+    """`single`: the field `active_meeting` instead of the list."""
     token_list: str = "in-progress"
     """`all`: an older master, which lists every meeting with its status."""
     redirect: bool = True
@@ -110,7 +110,7 @@ class Node:
 
 @dataclass
 class Counters:
-    """What has happened since the start or the last `POST /_control/reset`."""
+    """Counters since the start or the last `POST /_control/reset`."""
 
     downloads_begun: int = 0
     downloads_finished: int = 0
@@ -142,7 +142,7 @@ class MasterState:
         self.look()
 
     def look(self) -> None:
-        """Take in meetings that were put into the folder."""
+        """Add new meetings from the folder."""
         for source in sorted(self.packages.glob("*.zip")):
             meeting_id = unquote(source.stem)
             if meeting_id not in self.meetings:
@@ -156,9 +156,9 @@ class MasterState:
     # Starting and ending.
 
     async def start(self, meeting_id: str) -> Meeting:
-        """Build the package, put the meeting in progress, and leave the gate waiting in the background.
+        """Build the package, put the meeting in progress, and start the gate in the background.
 
-        A meeting that is in progress is ended and started again with no poll between: same id, new package.
+        A meeting in progress is ended and started again without a poll between: same id, new package.
         """
         self.look()
         meeting = self.meetings[meeting_id]
@@ -185,10 +185,10 @@ class MasterState:
         return uuid.uuid4().hex
 
     def _build(self, meeting: Meeting) -> tuple[Path, str]:
-        """Make the package to serve and return it with its digest.
+        """Make the package to serve, and return it with its digest.
 
-        A source that is new since the last build is served as it is, so that a test knows its bytes; one that
-        is not is zipped anew, so that its documents stay and README.txt, time stamps and digest change.
+        A source that is new since the last build is served unchanged, so that its bytes are known to the test; any
+        other is zipped again, which changes README.txt, time stamps and digest, but not the documents.
         """
         meeting.builds += 1
         target = self.work / f"{blake3(meeting.id.encode()).hexdigest()[:16]}-{meeting.builds}.zip"
@@ -202,7 +202,7 @@ class MasterState:
         return target, blake3().update_mmap(target).hexdigest()
 
     async def _gate(self, meeting: Meeting) -> None:
-        """Hold the token back until every online node has the meeting, or for `gate_limit`."""
+        """Change the token when every online node has the meeting, or after `gate_limit`."""
         begun = time.monotonic()
         meeting.gate = gate = {
             "begun": time.time(),
@@ -237,7 +237,7 @@ class MasterState:
         return node
 
     def heartbeat(self, body: dict[str, Any]) -> None:
-        """Take a heartbeat; it registers an unknown node. Only ids that are active in it can be synced."""
+        """Apply a heartbeat, which registers an unknown node. Only its active ids can be synced."""
         node = self.nodes.get(body["node_id"]) or self.register(body["node_id"], body["address"], body["status"])
         node.seen, node.address, node.status = time.time(), body["address"], body["status"]
         node.active_meetings = [meeting for meeting in body["active_meetings"] if isinstance(meeting, dict)]
@@ -246,18 +246,18 @@ class MasterState:
         self.counters.heartbeats.append({"at": node.seen, **body})
 
     def online(self) -> list[Node]:
-        """Drop the nodes that have been silent for too long and return the rest."""
+        """Drop the nodes whose last heartbeat is too old, and return the others."""
         limit = time.time() - self.intervals.node_timeout
         self.nodes = {node_id: node for node_id, node in self.nodes.items() if node.seen >= limit}
         return list(self.nodes.values())
 
     def offered(self) -> list[str]:
-        """Return the addresses tablets are sent to: online, with a port, with or without the package."""
+        """Return the addresses for tablets: online nodes with a port, with or without the package."""
         return [node.address for node in self.online() if node.status == "online" and ":" in node.address]
 
 
 def zip_anew(source: Path, target: Path, readme: str) -> None:
-    """Zip the documents of `source` again as the master does, README.txt first and every time stamp new."""
+    """Zip the documents of `source` again as the master does: README.txt first, all time stamps new."""
     stamp = datetime.now(UTC).timetuple()
     when = (stamp[0], stamp[1], stamp[2], stamp[3], stamp[4], stamp[5])
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:

@@ -1,4 +1,4 @@
-"""The fakes as running processes, with handles for tests. Made by the fixture `fakes`."""
+"""The fakes as running processes, with calls for tests. Made by the fixture `fakes`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 QUICK_GATE = {"node_timeout": 30.0, "gate_check": 0.2, "gate_settle": 0.1, "gate_limit": 20.0}
-"""Intervals for tests that only want the gate to be there; give others, or none, for the deployed ones."""
+"""Short intervals, for tests that only need a gate."""
 
 
 class RunningMaster:
-    """A deployed master that runs as a process. Its calls are blocking and short."""
+    """A deployed master as a process. Calls are blocking and short."""
 
     def __init__(self, factory: FakeFactory, packages: Path, port: int, arguments: list[str]) -> None:
         self._factory = factory
@@ -60,7 +60,7 @@ class RunningMaster:
         return self._control("POST", f"meetings/{quote(meeting_id, safe='')}/start")
 
     def restart(self, meeting_id: str) -> dict[str, Any]:
-        """End and start again with no poll between: same id, new package (the same source zipped anew)."""
+        """End and start again without a poll between: same id, new package (the same source zipped again)."""
         return self._control("POST", f"meetings/{quote(meeting_id, safe='')}/restart")
 
     def end(self, meeting_id: str) -> dict[str, Any]:
@@ -76,23 +76,23 @@ class RunningMaster:
         return self._control("GET", "state")
 
     def reset(self) -> None:
-        """Set all counters to nothing."""
+        """Reset all counters."""
         self._control("POST", "reset")
 
     def gate_opened(self, meeting_id: str) -> bool:
-        """Tell whether the token has changed for this start of the meeting."""
+        """Return whether the token has changed for this start of the meeting."""
         return bool(self.state()["meetings"][meeting_id]["gate"].get("opened"))
 
     def direct_url(self, meeting_id: str) -> str:
-        """Return the URL nodes pull the package from."""
+        """Return the URL from which nodes fetch the package."""
         return f"{self.url}/api/v1/meetings/{quote(meeting_id, safe='')}/download-package-direct"
 
     def kill(self) -> None:
-        """SIGKILL: the master is gone, its port refuses."""
+        """Send SIGKILL: the port then refuses connections."""
         self.process.kill()
 
     def run_again(self, *started: str) -> None:
-        """Run a killed master again on the same port, knowing no node; `started` are in progress at once."""
+        """Restart a killed master on the same port, without nodes; `started` are in progress at once."""
         self._arguments = [
             *self._arguments,
             *(part for meeting_id in started for part in ("--start", meeting_id)),
@@ -101,7 +101,7 @@ class RunningMaster:
 
 
 class RunningNode:
-    """A deployed node that runs as a process."""
+    """A deployed node as a process."""
 
     def __init__(self, process: Process, port: int, storage: Path) -> None:
         self.process = process
@@ -118,17 +118,17 @@ class RunningNode:
 
 
 class FakeFactory:
-    """Starts fakes and ends with them."""
+    """Starts fakes, and ends them."""
 
     def __init__(self, spawn: Spawner) -> None:
         self.spawn = spawn
-        # No TLS here; building a verifying context for each client takes longer than the calls do.
+        # No TLS here; building a verifying context for each client takes longer than the calls.
         self.client = httpx.Client(verify=False, trust_env=False, timeout=30)
         self._work = tempfile.TemporaryDirectory(prefix="trionode-fakes-")
 
     @property
     def folder(self) -> Path:
-        """A folder that is gone after the test."""
+        """A folder that is removed after the test."""
         return Path(self._work.name)
 
     def master(
@@ -142,8 +142,8 @@ class FakeFactory:
     ) -> RunningMaster:
         """Run a deployed master over a folder of `<quoted id>.zip`.
 
-        `started` are in progress from the beginning (their gate runs, too). `intervals` default to
-        `QUICK_GATE`; pass `{}` for the deployed ones. Everything else is `Behaviour`.
+        `started` are in progress from the beginning, with their gates. `intervals` default to `QUICK_GATE`; pass `{}`
+        for the deployed ones. All other arguments are fields of `Behaviour`.
         """
         arguments = ["--work", str(self.folder)]
         for name, seconds in (QUICK_GATE if intervals is None else intervals).items():
@@ -164,7 +164,7 @@ class FakeFactory:
         storage: Path | None = None,
         node_id: str = "",
     ) -> RunningNode:
-        """Run a deployed node; `interval` is how often it syncs and beats, in seconds (deployed: 10)."""
+        """Run a deployed node; `interval` is that of syncs and heartbeats, in seconds (deployed: 10)."""
         port = port or free_port()
         storage = storage or self.folder / f"legacy-node-{port}"
         process = self.spawn.python(

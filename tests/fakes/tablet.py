@@ -1,7 +1,7 @@
-"""The deployed tablet: polls, chooses at random, tries again, steps on. Runs under trio and asyncio.
+"""The deployed tablet: polls, chooses an entry at random, retries, tries the next. Runs under trio and asyncio.
 
-A body is hashed as it comes and never kept, so memory is bounded. Like the real one the tablet takes any 200
-whose body ends properly for a success, whatever is in it: the test judges the bytes by their digest.
+A body is hashed as it arrives and not kept, so memory is bounded. Like the real tablet, this one accepts any 200 with a
+complete HTTP body, whatever its content: the test checks the digest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENTRIES_TRIED = 3
 
 @dataclass
 class Download:
-    """What a tablet got. `digest` is None when every try failed; `node` is where the bytes came from."""
+    """The result of a download. `digest` is None if every try failed; `node` is the sender."""
 
     meeting_id: str
     digest: str | None = None
@@ -38,7 +38,7 @@ class Download:
     tries: int = 0
     failures: list[str] = field(default_factory=list)
     expected: int | None = None
-    """Content-Length, for its progress bar; None for a chunked answer."""
+    """Content-Length, for the progress bar; None for a chunked answer."""
     seconds: float = 0.0
 
     @property
@@ -54,7 +54,7 @@ class Tablet:
     """A tablet. An async context manager, since it owns an HTTP client.
 
     `jitter` is the longest random wait before a download in seconds (deployed: 60); `choose` draws the entry;
-    `read_seconds` is how long it waits for the next bytes of a body.
+    `read_seconds` is the time limit for the next bytes of a body.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tablet:
         await self.client.aclose()
 
     async def poll(self) -> tuple[str, list[dict[str, Any]]] | None:
-        """Ask for the token once. None when the master does not answer in time or the token is "none"."""
+        """Return the token of one poll; None if the master does not answer in time or the token is "none"."""
         try:
             with anyio.fail_after(POLL_LIMIT_SECONDS):
                 answer = await self.client.get(f"{self.master}/api/v1/meetings/status/token")
@@ -105,7 +105,7 @@ class Tablet:
         return found["id"], meetings
 
     async def next_token(self, known: str = "") -> tuple[str, list[dict[str, Any]]]:
-        """Poll until the token is another than `known`; return it with the meetings in progress."""
+        """Poll until the token differs from `known`; return it with the meetings in progress."""
         while True:
             found = await self.poll()
             if found is not None and found[0] != known:
@@ -118,7 +118,7 @@ class Tablet:
         return [await self.fetch(meeting["id"], redirect=redirect) for meeting in meetings]
 
     async def data(self, meeting_id: str) -> dict[str, Any]:
-        """Get the meeting's data; raises TabletError without `id`, where the tablet gives up."""
+        """Return the meeting's data. Raises TabletError if it has no `id`: the tablet then gives up."""
         answer = await self.client.get(self._meeting(meeting_id, "data"))
         found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
         if not found.get("id"):
@@ -126,7 +126,7 @@ class Tablet:
         return found
 
     async def fetch(self, meeting_id: str, *, redirect: bool = False) -> Download:
-        """Get the data, wait at random, download: from `download-nodes-info`, or by `download-package`."""
+        """Get the data, wait a random time, and download from `download-nodes-info` or `download-package`."""
         result = Download(meeting_id)
         try:
             await self.data(meeting_id)
@@ -138,7 +138,7 @@ class Tablet:
         return await self.download(result, urls)
 
     async def download(self, result: Download, urls: list[str]) -> Download:
-        """Try one of `urls` drawn at random, then the next ones, each up to 3 times, 3 of them in all."""
+        """Try one of `urls` drawn at random, then the next ones: at most 3 URLs, each up to 3 times."""
         begun = time.monotonic()
         first = self.choose(len(urls))
         for step in range(min(ENTRIES_TRIED, len(urls))):

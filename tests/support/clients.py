@@ -1,4 +1,4 @@
-"""Clients that take their time: raw sockets, so that a test decides when a byte is read."""
+"""Clients on raw sockets, so that a test controls when bytes are read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Client:
 
     @property
     def length(self) -> int:
-        """What Content-Length promises."""
+        """The value of Content-Length."""
         match = re.search(rb"(?i)content-length: (\d+)", self.head)
         assert match is not None, self.head
         return int(match[1])
 
     async def read_head(self) -> bytes:
-        """Read until the head is over; what came with it begins the body."""
+        """Read the head, and any bytes of the body that arrive with it."""
         data = b""
         while b"\r\n\r\n" not in data:
             part = await self._stream.receive_some(4096)
@@ -51,12 +51,12 @@ class Client:
         return bool(part)
 
     async def read_slowly(self, bytes_per_second: int) -> None:
-        """Read at that pace until cancelled or at the end."""
+        """Read at this rate until cancelled or at the end."""
         while len(self.body) < self.length and await self.read_some(max(1, bytes_per_second // 20)):
             await trio.sleep(0.05)
 
     async def read_rest(self) -> bytes:
-        """Read as fast as it comes, to the promised length or the end of the connection."""
+        """Read to Content-Length or the end of the connection, without a rate limit."""
         while len(self.body) < self.length and await self.read_some(1 << 20):
             pass
         return bytes(self.body)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tests.support.memory_store import MemoryStore
 
 FAST = 1 << 40
-"""A scrub rate that never waits."""
+"""A scrub rate without pauses."""
 
 
 class Origin:
-    """A master that has the bytes of some versions, or is away. `requested` are the ranges."""
+    """A master that has the bytes of some versions, or does not answer. `requested` are the ranges."""
 
     def __init__(self, *packages: bytes) -> None:
         self.away = False
@@ -51,7 +51,7 @@ class Upkeep:
 
 
 def upkeep_of(store: Any, origin: Origin, tmp_path: Path, *, rate: int = FAST, recheck_seconds: float = 0.0) -> Upkeep:
-    """Return the upkeep of a store, which scrubs without a pause."""
+    """Return the upkeep of a store, with a scrub without pauses."""
     repairer = Repairer(store, origin)  # type: ignore[arg-type]
     lost: list[Digest] = []
     repairer.subscribe(lost.append)
@@ -67,7 +67,7 @@ def flip_unnoticed(store: MemoryStore, digest: Digest, offset: int) -> None:
 
 
 def is_trusted(store: Any, digest: Digest) -> bool:
-    """Return whether a stored package is known to be right."""
+    """Return whether a stored package is trusted."""
     with store.open_package(digest) as lease:
         return bool(lease.trusted)
 

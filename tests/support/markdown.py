@@ -19,7 +19,7 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block. `name` is what a comment on the line before says, or empty."""
+    """A fenced code block. `name` is the comment on the line before, or empty."""
 
     name: str
     language: str
@@ -37,7 +37,7 @@ def blocks(path: str) -> list[Block]:
 
 
 def table(path: str, name: str) -> list[list[str]]:
-    """Return the rows of the table under `<!-- name -->`, without its head; cells as they are written."""
+    """Return the rows of the table under `<!-- name -->`, without its head; cells as written."""
     lines = iter(read(path).split(f"<!-- {name} -->\n", 1)[1].splitlines())
     rows = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""The whole small master of the shim as a running process, and what its access tells."""
+"""`master-shim serve` as a running process."""
 
 from __future__ import annotations
 

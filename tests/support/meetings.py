@@ -1,4 +1,4 @@
-"""The meetings of a node without the node: against masters that a test controls."""
+"""The meetings of a node without the node, against masters that a test controls."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from trionode.fetch.room import MakeRoom
 
 SILENCE_SECONDS = 0.5
-"""What a call to a silent master takes, in place of `client.CALL_SECONDS`."""
+"""Time limit of a call to a silent master, instead of `client.CALL_SECONDS`."""
 
 
 class ScriptedMaster:
-    """A master with the shim: the meetings of `manifests` are in progress. It does not answer while `silent`."""
+    """A master with the shim: the meetings of `manifests` are in progress. Calls time out while it is `silent`."""
 
     protocol = 1
 
@@ -56,12 +56,12 @@ class ScriptedMaster:
 
 
 class HoldingMaster(ScriptedMaster):
-    """A master that sends a package only after the test has let it: see `let_go`."""
+    """A master that sends a package only after `let_go`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.let_go: dict[str, trio.Event] = {}
-        """By digest: set to have the package sent."""
+        """Events by digest: once set, the package is sent."""
         self._contents: dict[str, bytes] = {}
 
     def offer(self, meeting_id: str, package: Path) -> Manifest:
@@ -115,7 +115,7 @@ def put(store: Store, tmp_path: Path, size: int) -> Manifest:
 
 @dataclass(frozen=True)
 class Running:
-    """Meetings whose checks are running. Polls are made by the test."""
+    """Meetings whose checks run, while the test makes the polls."""
 
     store: Store
     meetings: Meetings

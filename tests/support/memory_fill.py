@@ -1,6 +1,6 @@
 """Fills and streams of the store in memory, models of `store.Fill` and `store.StreamFill`.
 
-All take the one lock of their store: a model need not be fast.
+All use the lock of their store, since a model need not be fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A store in memory with the interface of `store.Store`: a model to compare it with, and a fast substitute in tests.
 
-Packages are anonymous files (`memfd`), since sending needs a descriptor. Nothing outlives the process: there is nothing
-to recover, and a fill is resumed only within the same store. The methods do what `store.Store` documents.
+Packages are anonymous files (`memfd`), since sending needs a descriptor. Nothing is kept after the process, so there is
+no recovery, and a fill is resumed only within the same store. The methods are documented in `store.Store`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNBOUNDED_BYTES = 1 << 40
 
 @dataclass(slots=True)
 class _Package:
-    """A committed package. Once it is `removed`, the last lease closes `fd`."""
+    """A committed package. After its removal the last lease closes `fd`."""
 
     manifest: Manifest
     fd: int

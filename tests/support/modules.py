@@ -15,7 +15,7 @@ OURS = ("store", "master_shim", "trionode")
 
 
 def source_of(module: str) -> Path:
-    """Return the file of a module; it may not exist."""
+    """Return the path of a module's file, which may not exist."""
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -32,9 +32,9 @@ def modules_of(package: str) -> tuple[str, ...]:
 
 @cache
 def imports_of(module: str, *, for_type_checkers: bool = False) -> frozenset[str]:
-    """Return the full names of what a module imports; with `for_type_checkers` also what only they see.
+    """Return the full names of a module's imports; with `for_type_checkers` also those under TYPE_CHECKING.
 
-    Of ours, a name imported from a package is the module of that name if there is one, else the package.
+    Of ours, a name imported from a package is the module of that name if it exists, else the package.
     """
     package = module if source_of(module).name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""Reading a multipart/byteranges body as a client would."""
+"""Parse a multipart/byteranges body as a client does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 def parse_multipart(content_type: str, body: bytes) -> list[tuple[dict[str, str], bytes]]:
     """Return each part's header fields (names in lower case) and bytes, by the grammar of RFC 2046.
 
-    A part is as long as its Content-Range says: whether the boundary follows there is checked, not searched for.
+    The length of a part is taken from its Content-Range; the boundary must follow there, and is not searched for.
     """
     match = re.fullmatch(r'multipart/byteranges; boundary="?([A-Za-z0-9-]{1,70})"?', content_type)
     assert match is not None, content_type

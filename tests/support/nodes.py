@@ -1,4 +1,4 @@
-"""Our node as a running process, started in each of its three ways."""
+"""Our node as a running process, started in one of three ways."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 
 
 class OurNode:
-    """A node that runs as a process; `get` and friends talk to it over HTTP."""
+    """A node as a process; `get` and similar calls use its HTTP API."""
 
     def __init__(self, process: Process, port: int, storage: Path) -> None:
         self.process = process
@@ -52,7 +52,7 @@ class OurNode:
         return found
 
     async def metrics(self) -> dict[str, float]:
-        """Return the samples of `/metrics` by their names, with labels as `name{label=value}`."""
+        """Return the samples of `/metrics` by name, with labels as `name{label=value}`."""
         answer = await self.get("/metrics")
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -98,7 +98,7 @@ class OurNode:
 def run_node(
     spawn: Spawner, master_url: str, storage: Path, *, start: Start = "serve", port: int = 0, **settings: object
 ) -> OurNode:
-    """Start a node in one of its ways, on 127.0.0.1; `settings` by their names, passed as environment variables."""
+    """Start a node on 127.0.0.1 in one of three ways; `settings` are passed as environment variables."""
     port = port or free_port()
     env = {
         "MAIN_SERVER_URL": master_url,
@@ -118,7 +118,7 @@ def run_node(
 
 
 def run_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `trionode serve` that cannot start, to its end."""
+    """Run a `trionode serve` that cannot start, to its end."""
     command = [BIN / "trionode", "serve", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
 

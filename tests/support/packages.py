@@ -1,4 +1,4 @@
-"""Packages for tests: the demo's generator under the name tests use."""
+"""Packages for tests, from the demo's generator."""
 
 from __future__ import annotations
 

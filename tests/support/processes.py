@@ -1,4 +1,4 @@
-"""Real processes for tests: started, waited for, ended by their own id, and gone when the test is."""
+"""Real processes for tests: started, waited for, and ended by their id, at the latest with the test."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 START_SECONDS = 20.0
-"""How long a Python server may take to say that it listens, on a machine with two busy cores."""
+"""Time limit for a Python server to listen, on a machine with two busy cores."""
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on now. Another process may take it first: rare."""
+    """Return a free TCP port of 127.0.0.1. Rarely, another process uses it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 def port_open(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether something accepts connections on `port`."""
+    """Return whether something accepts connections on `port`."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0
@@ -58,7 +58,7 @@ def memory_of(pid: int, field: str) -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """Return the most memory a process has had resident since it started, in bytes (VmHWM)."""
+    """Return the peak resident memory of a process in bytes (VmHWM)."""
     return memory_of(pid, "VmHWM")
 
 
@@ -69,7 +69,7 @@ class Process:
         self.command = tuple(command)
         self.log_path = log
         with log.open("wb") as output:
-            # A session of its own, so that the end of the test can end workers it started as well.
+            # Its own session, so that the end of the test ends its children as well.
             self._popen = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -86,11 +86,11 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, None while it runs; minus the signal's number when one ended it."""
+        """The exit status, None while it runs; minus the number of the signal that ended it."""
         return self._popen.poll()
 
     def log(self) -> str:
-        """Return what the process has written so far."""
+        """Return the output of the process so far."""
         return self.log_path.read_text(errors="replace")
 
     def wait_line(self, pattern: str, *, within: float = START_SECONDS) -> re.Match[str]:
@@ -139,17 +139,17 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, *, within: float = 10.0) -> int:
-        """SIGTERM, then wait; return the exit status."""
+        """Send SIGTERM and wait; return the exit status."""
         self.send_signal(signal.SIGTERM)
         return self.wait(within=within)
 
     def kill(self) -> None:
-        """SIGKILL the process and wait for it; a process that has ended is no error."""
+        """Send SIGKILL and wait. Does nothing if the process has ended."""
         self._popen.kill()
         self._popen.wait()
 
     def clean_up(self) -> None:
-        """SIGKILL whatever is left of the process and its children (its session's group)."""
+        """Send SIGKILL to the process and its children (the group of its session)."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
@@ -160,7 +160,7 @@ class Process:
 
 
 class Spawner:
-    """Starts processes and remembers them, to clean up after."""
+    """Starts processes, and ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -169,7 +169,7 @@ class Spawner:
     def __call__(
         self, *command: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT, name: str = ""
     ) -> Process:
-        """Start `command` in `cwd` (the project root); `env` is added to ours."""
+        """Start `command` in `cwd` (by default the project root); `env` is added to ours."""
         log = self.folder / f"{len(self.processes):02d}-{name or Path(str(command[0])).name}.log"
         process = Process([str(part) for part in command], log, env, cwd)
         self.processes.append(process)
@@ -180,14 +180,14 @@ class Spawner:
         return self(sys.executable, *arguments, env=env, name=name or str(arguments[1]))
 
     def clean_up(self) -> None:
-        """End everything that was started."""
+        """End all processes."""
         for process in reversed(self.processes):
             process.clean_up()
 
 
 @contextlib.contextmanager
 def spawner() -> Iterator[Spawner]:
-    """Give a `Spawner` whose processes are gone at the end of the block, however it ends."""
+    """Yield a `Spawner` whose processes end with the block."""
     with tempfile.TemporaryDirectory(prefix="trionode-test-") as folder:
         spawn = Spawner(Path(folder))
         try:

@@ -1,8 +1,8 @@
-"""Somebody who types what the documents say: code blocks, run in bash as they stand.
+"""Runs the code blocks of documents in bash.
 
-What is replaced when a block runs, and nothing else, is in `Reader.replaced`: the addresses of a LAN by 127.0.0.1 and
-a free port, and the folder of programs by that of this interpreter. Defaults that a test cannot use (all interfaces,
-port 8001) are given by the environment. Blocks run in a folder of their own.
+`Reader.replaced` makes the only replacements: addresses of a LAN by 127.0.0.1 and a free port, and the folder of
+programs by that of this interpreter. Defaults that a test cannot use (all interfaces, port 8001) are overridden in the
+environment. Blocks run in a separate folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader of one document, with a master and a node on ports of their own."""
+    """Runs the blocks of one document, with free ports for a master and a node."""
 
     spawn: Spawner
     folder: Path
@@ -37,12 +37,12 @@ class Reader:
 
     @classmethod
     def beginning(cls, spawn: Spawner, folder: Path, document: str) -> Self:
-        """Return a reader who has free ports and the named blocks of `document`."""
+        """Return a reader with free ports and the named blocks of `document`."""
         named = {block.name: block for block in blocks(document) if block.name and block.text}
         return cls(spawn, folder, named, free_port(), free_port())
 
     def replaced(self, text: str) -> str:
-        """Return a block, or a URL, as it is used here."""
+        """Return the text of a block, or a URL, with the replacements."""
         for there, here in {
             "192.168.1.10:8000": f"127.0.0.1:{self.master}",
             "192.168.1.21:8001": f"127.0.0.1:{self.node}",
@@ -55,15 +55,15 @@ class Reader:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a test sets: where to listen, where the programs are, and no proxy for loopback."""
+        """The environment: listening addresses, path of the programs, and no proxy for loopback."""
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         listen = {"TRIONODE_HOST": "127.0.0.1", "TRIONODE_PORT": str(self.node)}
         return {**listen, "PATH": path, "no_proxy": "*", "COLUMNS": "200"}
 
     def run(self, name: str, *, dry: bool = False) -> str:
-        """Run a block to its end and return what it prints. A command that fails is a failure.
+        """Run a block to its end and return its output. A failed command fails the test.
 
-        `dry` is for `make`: it says what it would do, in the project's folder.
+        With `dry`, `make` only prints its commands, in the project's folder.
         """
         script = self.replaced(self.blocks[name].text)
         if dry:
@@ -81,25 +81,25 @@ class Reader:
         return done.stdout
 
     def start(self, name: str) -> Process:
-        """Start a block whose last line is a server, in whose place the shell steps, so that signals reach it."""
+        """Start a block whose last line is a server, which replaces the shell by `exec`, so that it gets signals."""
         *before, last = self.replaced(self.blocks[name].text).splitlines()
         script = "\n".join([*before, f"exec {last}"])
         return self.spawn("bash", "-euc", script, cwd=self.folder, env=self.environ, name=name)
 
     def serve_packages(self, packages: Path) -> Process:
-        """Run a whole small master over a folder."""
+        """Run `master-shim serve` over a folder."""
         where = ("--host", "127.0.0.1", "--port", str(self.master))
         process = self.spawn(BIN / "master-shim", "serve", "--packages", packages, *where)
         process.wait_port(self.master)
         return process
 
     def get(self, url: str) -> httpx.Response:
-        """Ask, following redirects."""
+        """GET, following redirects."""
         with httpx.Client(trust_env=False, timeout=30) as client:
             return client.get(self.replaced(url), follow_redirects=True)
 
     def gets(self, url: str) -> bytes | None:
-        """Return the body of a successful answer, None while there is none."""
+        """Return the body of a successful answer, else None."""
         try:
             answer = self.get(url)
         except httpx.TransportError:
@@ -115,12 +115,12 @@ class Reader:
         return answer.json() if answer.status_code == httpx.codes.OK else None
 
     def end_background(self, pid_file: Path) -> None:
-        """End what a block left running, by the id in the file it wrote; one that has ended is no error."""
+        """End a background process of a block, by the id in its file. Does nothing if it has ended."""
         if pid_file.exists():
             pid = int(pid_file.read_text())
             try:
                 command = (pid_file.parent / f"/proc/{pid}/cmdline").read_bytes()
             except FileNotFoundError:
                 return
-            if b"trionode" in command:  # the number may be another process's by now
+            if b"trionode" in command:  # another process may have this id by now
                 os.kill(pid, signal.SIGKILL)

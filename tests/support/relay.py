@@ -1,4 +1,4 @@
-"""A relay before a server: it counts what comes back, and lets it come no faster than is said."""
+"""A relay before a server, which counts and limits the bytes of the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEP_BYTES = 32 << 10
 
 
 class Relay:
-    """Passes on what comes to `port`; `received` counts the bytes of the answers. `rate` is of all connections."""
+    """Relays connections to `port`. `received` counts the bytes of answers; `rate` limits all of them together."""
 
     def __init__(self, to_port: int, bytes_per_second: float) -> None:
         self._to_port = to_port
@@ -35,7 +35,7 @@ class Relay:
                 await self._answers(server, stream)
                 nursery.cancel_scope.cancel()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # either side has gone
+            pass  # either side has closed
 
     async def _requests(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
         async for data in client:

@@ -17,7 +17,7 @@ def path_of(storage: Path, package: Package) -> Path:
 
 
 def flip(path: Path, offset: int) -> None:
-    """Change one bit of a byte in place, as a faulty program or disk does."""
+    """Change one bit of a byte in place, like a faulty program or disk."""
     fd = os.open(path, os.O_RDWR)
     try:
         (byte,) = os.pread(fd, 1, offset)

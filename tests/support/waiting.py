@@ -1,4 +1,4 @@
-"""Poll with a deadline: for tests that wait for something real to happen in another process."""
+"""Poll with a deadline, for tests that wait for another process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ POLL_SECONDS = 0.02
 
 
 class DeadlineMissedError(AssertionError):
-    """What was waited for did not happen in time."""
+    """The condition did not become true in time."""
 
 
 async def eventually(check: Callable[[], T | Awaitable[T | None] | None], *, within: float = 10.0, what: str = "") -> T:
-    """Call `check` (plain or async) until it returns something true, and return that.
+    """Call `check` (plain or async) until it returns a true value, and return that.
 
-    An AssertionError or OSError from `check` counts as "not yet"; after `within` seconds it is the cause of
+    An AssertionError or OSError in `check` counts as "not yet"; after `within` seconds it is the cause of
     `DeadlineMissedError`.
     """
     deadline = time.monotonic() + within
@@ -42,7 +42,7 @@ async def eventually(check: Callable[[], T | Awaitable[T | None] | None], *, wit
 
 
 def eventually_blocking(check: Callable[[], T | None], *, within: float = 10.0, what: str = "") -> T:
-    """Do the same from synchronous code, with a plain `check`."""
+    """Do as `eventually` in synchronous code, with a plain `check`."""
     deadline = time.monotonic() + within
     while True:
         problem: Exception | None = None

@@ -21,7 +21,7 @@ LAST_REQUEST = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 def socket_pair(send_buffer: int | None = None) -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Return two connected sockets, with small send buffers if that is given."""
+    """Return two connected sockets, with small send buffers if a size is given."""
     one, other = stdlib_socket.socketpair()
     if send_buffer:
         for end in (one, other):
@@ -35,7 +35,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def with_lifespan(handle: Application) -> Application:
-    """Return an application that answers the lifespan, and has `handle` answer requests."""
+    """Return an application that answers the lifespan, and calls `handle` for requests."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -50,7 +50,7 @@ def with_lifespan(handle: Application) -> Application:
 
 @asynccontextmanager
 async def serving(handle: Application, *, keep_alive_seconds: float = 5.0) -> AsyncIterator[int]:
-    """Serve an application with a worker of Hypercorn on Trio, and yield its port. End it in order at the end."""
+    """Serve an application with a Trio worker of Hypercorn, and yield its port. Shut it down at the end."""
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.errorlog = None
@@ -68,7 +68,7 @@ async def serving(handle: Application, *, keep_alive_seconds: float = 5.0) -> As
 
 
 async def exchange(port: int, request: str | bytes) -> bytes:
-    """Send a request as it is, and return everything that comes until the connection ends."""
+    """Send the bytes of a request, and return all bytes until the connection ends."""
     with trio.fail_after(20):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(request.encode() if isinstance(request, str) else request)
