@@ -184,7 +184,7 @@ class Connection:
 
 
 class TlsConnection:
-    """One connection for each answer, of which the records are dropped as they come."""
+    """One connection for each answer, whose TLS records are dropped."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -197,7 +197,7 @@ class TlsConnection:
         self.socket = ask.connect()
 
     def ask(self) -> None:
-        """Begin the handshake, which `take` goes on with."""
+        """Begin the handshake, which `take` continues."""
         if self.ended:
             self.socket.close()
             self.socket = self._ask.connect()

@@ -20,8 +20,8 @@ _PROBE_BUFFER = [bytearray(1)]
 def is_cached(fd: int, offset: int, size: int) -> bool:
     """Return whether `size` bytes from `offset` on can be read without waiting for the disk.
 
-    Only the first and the last page are probed: the kernel reads ahead in order, so what lies between is cached when
-    both are. Costs two small system calls, or one for a single byte. True on a file system that cannot tell
+    Only the first and the last page are probed: the kernel reads ahead in order, so those between are cached if both
+    are. Costs two small system calls, or one for a single byte. True on a file system that cannot tell
     (EOPNOTSUPP).
     """
     return _page_is_cached(fd, offset) and (size == 1 or _page_is_cached(fd, offset + size - 1))

@@ -35,7 +35,7 @@ def _address(value: object) -> str:
     host, colon, port = _text(value).rpartition(":")
     # `int` accepts more than a port may be (spaces, signs, underscores, digits of other scripts): rebuild the text.
     address = f"{host}:{int(port)}"
-    # The shim's own check: an address that it refuses is never offered to a tablet.
+    # The shim's own check: it never redirects a tablet to an address that fails it.
     if not colon or not is_address(address):
         raise ValueError
     return address

@@ -138,7 +138,7 @@ class Story:
         cut = [outcome for outcome in self.result.second if outcome.broken]
         moved = Counter(names.get(outcome.origin, "nobody") for outcome in cut)
         self.show.say(
-            f"{len(cut)} tablets were cut off and asked the master again. They got the package from: "
+            f"{len(cut)} tablets were cut off and asked the master again. They were then served by: "
             + ", ".join(f"{name} ({count})" for name, count in sorted(moved.items()))
         )
         self._judge(self.result.second)

@@ -82,7 +82,7 @@ class BadBlocks(FileSystem):
 
     def read_into(self, fd: int, view: memoryview, offset: int) -> int:
         if self.at is not None and offset <= self.at < offset + len(view):
-            if offset < self.at:  # a disk reads what comes before the bad block
+            if offset < self.at:  # a disk reads up to the bad block
                 return super().read_into(fd, view[: self.at - offset], offset)
             raise OSError(errno.EIO, "Input/output error")
         return super().read_into(fd, view, offset)

@@ -81,7 +81,7 @@ async def port_answers(port: int) -> bool:
 def flip_on_disk(path: Path, offset: int) -> None:
     """Change one bit of a package on the disk.
 
-    With O_DIRECT where the file system has it: bytes that the kernel was already told to send are then unchanged, as
+    With O_DIRECT where the file system has it: bytes already handed to the kernel are then unchanged, as
     when the disk itself loses the bit.
     """
     try:

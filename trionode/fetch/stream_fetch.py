@@ -66,7 +66,7 @@ class StreamFetcher:
         """Return whether the master's package begins with the bytes of `stored`, the time of generation included.
 
         Reads `PROBE_BYTES` and closes the connection, so that checking 300 unchanged meetings does not cost the master
-        300 packages. False when the stored package has no time of generation, since its beginning then says nothing.
+        300 packages. False if the stored package has no time of generation, since its beginning then proves nothing.
         """
         beginning = os.pread(stored.fileno(), PROBE_BYTES, 0)
         if not beginning[LOCAL_HEADER_BYTES:].startswith(TIMED_MEMBER):

@@ -72,7 +72,7 @@ class Meeting:
                 _log.error("a package never fits", meeting=self.id, needed=error.needed, most=error.available)
             return
         if isinstance(error, NoSpace):
-            self.reason = f"no room now: {error}, and nothing that is left may be evicted"
+            self.reason = f"no room now: {error}, and nothing more may be evicted"
         _log.warning("meeting not synced", meeting=self.id, why=self.reason)
 
     def record_success(self, digest: Digest, file_count: int) -> None:

@@ -21,7 +21,7 @@ CHECK_SECONDS = 1.0
 """Interval between two checks, of two `stat` calls each: shorter than the time to type another command."""
 
 TICK_NS = 20_000_000
-"""Twice the longest tick of the kernel clock that file times come from (100 Hz)."""
+"""Twice the longest tick of the kernel's clock for file times (100 Hz)."""
 
 _log = structlog.get_logger("trionode.folder")
 

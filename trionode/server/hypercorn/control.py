@@ -62,7 +62,7 @@ class ControlServer:
         try:
             with short_path(self._storage) as short:
                 listener.bind(short)
-            # Before it listens: nobody can connect in between.
+            # Before it listens, so that no other user can connect in between.
             self._path.chmod(SOCKET_MODE)
             listener.listen(BACKLOG)
         except BaseException:

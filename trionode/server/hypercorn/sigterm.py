@@ -33,5 +33,5 @@ async def delay_sigterm(drain: Callable[[], Awaitable[None]], *, is_worker: bool
         with trio.move_on_after(SHUTDOWN_SECONDS):
             await drain()
             if is_worker:
-                await trio.sleep_forever()  # the parent has requested the shutdown, or nobody will
+                await trio.sleep_forever()  # until the shutdown, if the parent requests one
     os.kill(os.getpid(), signal.SIGTERM)
