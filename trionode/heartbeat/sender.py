@@ -64,6 +64,7 @@ class HeartbeatSender:
         self._due = due
         self._rng = rng
         self._left = False
+        self._leaving = trio.Lock()
         self._sending = trio.CancelScope()
 
     async def run(self) -> None:
@@ -108,22 +109,28 @@ class HeartbeatSender:
             self._poller.request()
 
     async def leave(self) -> None:
-        """Unregister this node, once. Takes `LEAVE_SECONDS` at most, also when cancelled."""
-        if self._left:
-            return
-        self._left = True
+        """Unregister this node, once: a later call returns when the first has ended.
+
+        Takes `LEAVE_SECONDS` at most, also when cancelled.
+        """
+        with trio.move_on_after(LEAVE_SECONDS, shield=True):
+            async with self._leaving:
+                if not self._left:
+                    self._left = True
+                    await self._unregister()
+
+    async def _unregister(self) -> None:
         # Another heartbeat would register this node again.
         self._sending.cancel()
-        with trio.move_on_after(LEAVE_SECONDS, shield=True):
-            try:
-                with trio.move_on_after(LAST_BEAT_SECONDS):
-                    await self._master.heartbeat(self._builder.build())
-            except NodeError as error:
-                _log.debug("the last heartbeat was not answered", why=str(error))
-            try:
-                await self._master.unregister(self._registration.node_id)
-            except NodeError as error:
-                _log.info("the node could not be unregistered", why=str(error))
+        try:
+            with trio.move_on_after(LAST_BEAT_SECONDS):
+                await self._master.heartbeat(self._builder.build())
+        except NodeError as error:
+            _log.debug("the last heartbeat was not answered", why=str(error))
+        try:
+            await self._master.unregister(self._registration.node_id)
+        except NodeError as error:
+            _log.info("the node could not be unregistered", why=str(error))
 
 
 def interval_seconds(answer: HeartbeatAnswer) -> float:

@@ -217,6 +217,20 @@ async def test_a_node_leaves_once_with_a_last_heartbeat_and_sends_no_other(
     assert master.beats[-1].load.draining
 
 
+async def test_a_node_that_is_stopped_while_it_leaves_waits_until_it_is_unregistered(
+    master: RecordingMaster, autojump_clock: MockClock
+):
+    sending = Sending(master)
+    master.silent = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sending.sender.leave)
+        await trio.sleep(LAST_BEAT_SECONDS / 2)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await sending.sender.leave()
+        assert [name for name, _ in master.calls] == ["heartbeat", "unregister"]
+
+
 async def test_leaving_a_silent_master_takes_a_bounded_time_also_when_cancelled(
     master: RecordingMaster, autojump_clock: MockClock
 ):
