@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from .protocol import Load, is_address
+from .protocol import SCHEMES, Load, is_address
 
 if TYPE_CHECKING:
     from .protocol import MeetingName
@@ -65,6 +65,7 @@ class RegisteredNode:
     last_seen: float
     state: State = State.ABSENT
     status: str = "online"
+    scheme: str = "http"
     online_since: float = 0.0
     load: Load = field(default_factory=Load)
     active: tuple[MeetingName, ...] = ()
@@ -78,8 +79,15 @@ class RegisteredNode:
 
     @property
     def reachable(self) -> bool:
-        """Whether clients could be sent here: it is not draining or offline, and its address is valid."""
-        return self.state is not State.DRAINING and self.status != "offline" and is_address(self.address)
+        """Whether clients could be sent here: it is not draining or offline, and its URL is valid."""
+        if self.state is State.DRAINING or self.status == "offline":
+            return False
+        return self.scheme in SCHEMES and is_address(self.address)
+
+    @property
+    def url(self) -> str:
+        """The URL by which clients reach it: `http://host:port` or `https://host:port`."""
+        return f"{self.scheme}://{self.address}"
 
     @property
     def offered(self) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from .errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
 from .node import TRANSITIONS, Event, RegisteredNode, State
-from .protocol import MAX_HEARTBEAT_ITEMS, NODE_TIMEOUT_SECONDS, Load, MeetingName, one_line
+from .protocol import MAX_HEARTBEAT_ITEMS, NODE_TIMEOUT_SECONDS, SCHEMES, Load, MeetingName, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Registry:
         """Add a node that starts. Raises `FieldEmpty`, `MessageInvalid`, `RegistryFull`, and changes nothing then."""
         _check_identity(message.node_id, message.address)
         chars = len(message.node_id) + len(message.address)
-        node = self._update(message.node_id, message.address, Event.REGISTER, chars, now)
+        node = self._update(message, Event.REGISTER, chars, now)
         node.load, node.active, node.synced = Load(), (), frozenset()
         node.packages, node.filling, node.status = {}, frozenset(), _status(message.status)
         return node
@@ -90,7 +90,7 @@ class Registry:
         chars += ITEM_CHARS * (len(active) + len(packages) + len(filling))
 
         event = Event.DRAIN if message.load is not None and message.load.draining else Event.HEARTBEAT
-        node = self._update(message.node_id, message.address, event, chars, now)
+        node = self._update(message, event, chars, now)
         node.status, node.protocol = _status(message.status), message.protocol
         node.load = _limited_load(message.load)
         node.active, node.synced = active, frozenset(synced)
@@ -153,9 +153,10 @@ class Registry:
                     found.append((node, not held))
         return found
 
-    def _update(self, node_id: str, address: str, event: Event, chars: int, now: float) -> RegisteredNode:
+    def _update(self, message: Registration | Heartbeat, event: Event, chars: int, now: float) -> RegisteredNode:
         """Apply a message of a node, added if unknown. Raises `RegistryFull` before anything is changed."""
         self.expire(now)
+        node_id, address = message.node_id, message.address
         node = self._nodes.get(node_id)
         if node is None and len(self._nodes) >= MAX_NODES:
             raise RegistryFull
@@ -168,6 +169,8 @@ class Registry:
         if node.state is State.ONLINE and not was_online:
             node.online_since = now
         node.address, node.last_seen = address, now
+        # No client is sent to a node with a scheme that is unknown here: its URL would be wrong.
+        node.scheme = message.scheme if message.scheme in SCHEMES else ""
         node.failed_clients.clear()  # what made clients fail may be repaired
         self._nodes.move_to_end(node_id)
         self._kept_chars += chars - node.kept_chars

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from master_shim.protocol import is_address
+from master_shim.protocol import is_address, own_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,22 @@ def _url(value: object) -> str:
 
 
 def _address(value: object) -> str:
-    """Return `host:port` in a form that is valid in a URL."""
-    host, colon, port = _text(value).rpartition(":")
+    """Return `host:port`, after `http://` or `https://` if that is given, in a form that is valid in a URL."""
+    text = _text(value)
+    scheme, found, rest = text.partition("://")
+    if found:
+        scheme = scheme.lower()
+        # With a scheme the port may be left out, as in any URL.
+        text = own_address(scheme, rest.removesuffix("/"), None) or ""
+        if scheme not in {"http", "https"}:
+            raise ValueError
+    host, colon, port = text.rpartition(":")
     # `int` accepts more than a port may be (spaces, signs, underscores, digits of other scripts): rebuild the text.
     address = f"{host}:{int(port)}"
     # The shim's own check: it never redirects a tablet to an address that fails it.
     if not colon or not is_address(address):
         raise ValueError
-    return address
+    return f"{scheme}://{address}" if found else address
 
 
 def _text(value: object) -> str:
@@ -131,7 +139,7 @@ def path(of: str) -> Kind:
 
 
 URL = Kind(_url, "an http or https URL such as http://192.168.1.10:8000")
-ADDRESS = Kind(_address, "host:port as clients reach this node, such as 192.168.1.21:8001")
+ADDRESS = Kind(_address, "host:port as clients reach this node, such as 192.168.1.21:8001, or https:// and that")
 HOST = Kind(_text, "a host name or address to listen on")
 PORT = whole_number(0, 65535, "a port, from 0 to 65535 (0: any free one)")
 NODE_ID = Kind(_node_id, "1 to 128 letters, digits, '.', '_', ':' or '-'")

@@ -69,7 +69,7 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
             name = settings.node_id or await trio.to_thread.run_sync(node_id, settings.storage_path)
             # Before the store: opening it removes leftovers, which must not happen while another node has it open.
             lock = stack.enter_context(StorageLock(settings.storage_path))
-            await trio.to_thread.run_sync(lock.acquire, settings.node_address, name)
+            await trio.to_thread.run_sync(lock.acquire, settings.address, name)
             store = stack.enter_context(await trio.to_thread.run_sync(_open_store, settings))
             times = await trio.to_thread.run_sync(ScrubTimes, settings.storage_path / "scrub.json")
         except OSError as error:
@@ -106,7 +106,7 @@ def _build(
     meetings = Meetings(store, master, rng, evictor.make_room, folder, repairer, beat_due)
     poller = Poller(master, meetings, settings.sync_interval, rng)
     tickets = Tickets()
-    registration = Registration(name, settings.node_address)
+    registration = Registration(name, settings.address, scheme=settings.scheme)
     builder = HeartbeatBuilder(registration, meetings, downloads, tickets, lifecycle)
     heartbeat = HeartbeatSender(registration, builder, master, meetings, poller, tickets, beat_due, rng)
     rate = settings.scrub_bytes_per_second

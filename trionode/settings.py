@@ -73,7 +73,10 @@ class Settings:
 
     main_server: str = _setting("http://127.0.0.1:8000", URL, "URL of the master", variable="MAIN_SERVER_URL")
     node_address: str = _setting(
-        "localhost:8001", ADDRESS, "host:port by which clients reach this node", variable="NODE_ADDRESS"
+        "localhost:8001",
+        ADDRESS,
+        "host:port by which clients reach this node; https:// before it if a TLS proxy is in front",
+        variable="NODE_ADDRESS",
     )
     storage_path: Path = _setting("./storage", path("a folder"), "folder for the packages", variable="STORAGE_PATH")
     sync_interval: float = _setting(
@@ -146,6 +149,19 @@ class Settings:
     keyfile: Path | None = _setting(
         "", path("a file with the certificate's private key (PEM)"), "private key of certfile (PEM)"
     )
+
+    @property
+    def address(self) -> str:
+        """The `host:port` of `node_address`."""
+        return self.node_address.rpartition("//")[2]
+
+    @property
+    def scheme(self) -> str:
+        """The scheme by which clients reach this node: that of `node_address`, else https with a certificate."""
+        scheme, found, _ = self.node_address.partition("://")
+        if found:
+            return scheme
+        return "http" if self.certfile is None else "https"
 
 
 def _variable(name: str, spec: Spec) -> str:

@@ -109,7 +109,7 @@ class DownloadHandlers:
         now = self._clock()
         holders = self._registry.holders(meeting_id, version.digest, now)
         nodes = self._balancer.offer(holders, now, assign=request.method != "HEAD")
-        entries = [NodeInfo(node.address, package_url(f"http://{node.address}", meeting_id)) for node in nodes]
+        entries = [NodeInfo(node.address, package_url(node.url, meeting_id)) for node in nodes]
         return json_answer(entries or _own_info(request), 200, NO_STORE)
 
     async def manifest(self, request: Request) -> Answer:
@@ -155,7 +155,7 @@ class DownloadHandlers:
     async def package_nodes(self, request: Request) -> Answer:
         """List the nodes that hold or fill a version."""
         sources = self._registry.sources(_digest(request.argument), self._clock())
-        entries = [VersionNode(node.node_id, node.address, filling) for node, filling in sources]
+        entries = [VersionNode(node.node_id, node.address, filling, node.scheme) for node, filling in sources]
         return json_answer(entries, 200, NO_STORE)
 
 
@@ -176,7 +176,7 @@ def _digest(text: str) -> Digest:
 
 
 def _redirect(node: RegisteredNode, meeting_id: str, digest: str, ticket: str = "") -> Answer:
-    location = f"http://{node.address}{_path_and_query(meeting_id, digest)}"
+    location = f"{node.url}{_path_and_query(meeting_id, digest)}"
     if ticket:
         location = f"{location}&t={ticket}"
     return Answer(302, ((b"location", location.encode("ascii")), NO_STORE))

@@ -65,9 +65,10 @@ class NodeHandlers:
         return json_answer([_describe(node, now, wall_now) for node in self._registry.nodes(now)])
 
     async def available(self, request: Request) -> Answer:
-        """Answer `nodes/available`."""
-        nodes = [node.address for node in self._registry.nodes(self._clock()) if node.reachable]
-        return json_answer({"count": len(nodes), "nodes": nodes})
+        """Answer `nodes/available`: its readers put `http://` before each address, so only the nodes with HTTP."""
+        nodes = self._registry.nodes(self._clock())
+        addresses = [node.address for node in nodes if node.reachable and node.scheme == "http"]
+        return json_answer({"count": len(addresses), "nodes": addresses})
 
 
 def decode(body: bytes, kind: type[_T]) -> _T:
@@ -92,6 +93,7 @@ def _describe(node: RegisteredNode, now: float, wall_now: float) -> dict[str, ob
     entry: dict[str, object] = {
         "node_id": node.node_id,
         "address": node.address,
+        "scheme": node.scheme,
         "status": "draining" if node.state is State.DRAINING else node.status,
         "last_seen": wall_now - (now - node.last_seen),
         "uptime": now - node.first_seen,

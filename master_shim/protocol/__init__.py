@@ -28,6 +28,7 @@ from .messages import (
 from .names import (
     MAX_MEETING_ID_CHARS,
     MAX_TITLE_CHARS,
+    SCHEMES,
     attachment,
     is_address,
     is_meeting_id,
@@ -38,7 +39,7 @@ from .names import (
 
 __all__ = [
     "HEARTBEAT_SECONDS", "MAX_HEARTBEAT_BYTES", "MAX_HEARTBEAT_ITEMS", "MAX_MEETING_ID_CHARS", "MAX_TITLE_CHARS",
-    "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "UNREADABLE", "Heartbeat", "HeartbeatAnswer", "Load", "MeetingName",
-    "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus", "Unregistration", "VersionNode",
-    "attachment", "is_address", "is_meeting_id", "one_line", "own_address", "package_url",
+    "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "SCHEMES", "UNREADABLE", "Heartbeat", "HeartbeatAnswer", "Load",
+    "MeetingName", "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus", "Unregistration",
+    "VersionNode", "attachment", "is_address", "is_meeting_id", "one_line", "own_address", "package_url",
 ]  # fmt: skip

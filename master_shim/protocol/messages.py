@@ -48,11 +48,12 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Body of `POST nodes/register`."""
+    """Body of `POST nodes/register`. `scheme` is an optional addition, as in `Heartbeat`."""
 
     node_id: str
     address: str
     status: str = "online"
+    scheme: str = "http"
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -61,7 +62,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     Every field is always sent: a deployed master may require `status`, and take a missing list for "unchanged".
 
     `packages` maps meeting ids to the digests this node serves; `filling` lists the digests being filled; `tickets`
-    are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node.
+    are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node. `scheme` is "http" or "https":
+    how clients reach `address`, which is always `host:port`, since legacy masters put `http://` before it.
     """
 
     node_id: str
@@ -74,6 +76,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     filling: tuple[str, ...] = ()
     tickets: tuple[str, ...] = ()
     protocol: int = 0
+    scheme: str = "http"
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -130,3 +133,4 @@ class VersionNode(msgspec.Struct, frozen=True):
     node_id: str
     address: str
     filling: bool = False
+    scheme: str = "http"

@@ -20,6 +20,8 @@ _HOST = re.compile(_HOST_PATTERN, re.ASCII)
 _ADDRESS = re.compile(_HOST_PATTERN + r":([0-9]{1,5})", re.ASCII)
 _NOT_FILENAME = re.compile(r"[^A-Za-z0-9._ -]", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+SCHEMES = frozenset(_DEFAULT_PORTS)
+"""The schemes by which a server can be reached."""
 
 
 def is_meeting_id(text: str) -> bool:

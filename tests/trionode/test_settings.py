@@ -83,7 +83,11 @@ def test_an_empty_variable_sets_nothing():
         ("node_address", "just-a-host"),
         ("node_address", "host:0"),
         ("node_address", "host:70000"),
-        ("node_address", "http://host:1"),
+        ("node_address", "ftp://host:1"),
+        ("node_address", "https://"),
+        ("node_address", "https://host:1/path"),
+        ("node_address", "https://user@host:1"),
+        ("node_address", "//host:1"),
         ("node_address", "a b:1"),
         ("node_address", "[:::::::]:80"),
         ("node_address", "[1:2]:80"),
@@ -115,6 +119,25 @@ def test_a_wrong_value_names_setting_value_and_what_is_allowed(name: str, value:
     assert name in str(error)
     assert error.allowed in str(error)
     assert flag_of(name) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("given", "certificate", "scheme", "address"),
+    [
+        ("host:8001", False, "http", "host:8001"),
+        ("host:8001", True, "https", "host:8001"),
+        ("http://host:8001", True, "http", "host:8001"),
+        ("HTTPS://host:8443/", False, "https", "host:8443"),
+        ("https://host", False, "https", "host:443"),
+        ("http://[::1]", False, "http", "[::1]:80"),
+    ],
+)
+def test_the_scheme_is_that_of_the_address_or_else_of_the_certificate(
+    given: str, certificate: bool, scheme: str, address: str
+):
+    files = {"certfile": "cert.pem", "keyfile": "key.pem"} if certificate else {}
+    settings = load_settings({"node_address": given, **files}, {})
+    assert (settings.scheme, settings.address) == (scheme, address)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class HeartbeatBuilder:
             filling=tuple(str(fill.digest) for fill in self._meetings.fills() if fill.digest is not None),
             tickets=self._tickets.first(MAX_BEAT_TICKETS),
             protocol=PROTOCOL,
+            scheme=self._registration.scheme,
         )
         beat = limit_size(whole)
         left_out = len(whole.active_meetings) - len(beat.active_meetings)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def status_of(node: Node) -> dict[str, object]:
     """Return the status of a node, ready for JSON. Sizes are bytes, times ISO 8601 in UTC. Raises `NodeStopped`."""
     services, settings = node.services, node.live_settings.current
-    host, _, port = settings.node_address.rpartition(":")
+    host, _, port = settings.address.rpartition(":")
     usage = await trio.to_thread.run_sync(services.store.usage)
     meetings = services.meetings.in_progress()
     sizes = {version.digest: version.size for version in services.store.versions()}

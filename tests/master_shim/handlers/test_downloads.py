@@ -44,6 +44,23 @@ def test_a_client_is_redirected_to_a_node_that_holds_the_current_version(tmp_pat
     anyio.run(main, backend=backend)
 
 
+async def test_a_client_is_sent_to_a_node_by_the_scheme_of_its_last_message(tmp_path: Path) -> None:
+    digest = put(tmp_path, "m.zip")
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        url = f"{API}/meetings/m/download-package"
+        info = f"{API}/meetings/m/download-nodes-info"
+        for scheme in ("https", "http"):
+            await heartbeat(client, "n1", {"m": digest}, scheme=scheme)
+            target = f"{scheme}://n1:8001{url}"
+            for method in ("HEAD", "GET"):
+                answer = await client.request(method, url)
+                assert answer.headers["location"].partition("?")[0] == target
+            assert (await client.get(info)).json() == [{"ip": "n1:8001", "download_url": target}]
+        # A scheme that is not known here makes no URL: the master sends the package itself.
+        await heartbeat(client, "n1", {"m": digest}, scheme="gopher")
+        assert (await client.get(url)).content == DATA
+
+
 async def test_head_assigns_no_client(tmp_path: Path) -> None:
     digest = put(tmp_path, "m.zip")
     shim = MasterShim(DirectoryPackages(tmp_path))
@@ -100,11 +117,11 @@ async def test_the_nodes_of_a_version(tmp_path: Path) -> None:
         url = f"{API}/packages/{digest}/nodes"
         assert (await client.get(url)).json() == []
         await heartbeat(client, "n1", {"m": digest})
-        await heartbeat(client, "n2", {}, filling=[digest])
+        await heartbeat(client, "n2", {}, filling=[digest], scheme="https")
         await heartbeat(client, "n3", {}, protocol=0, active_meetings=[{"id": "m", "title": ""}], synced_meetings=["m"])
         assert (await client.get(url)).json() == [
-            {"node_id": "n1", "address": "n1:8001", "filling": False},
-            {"node_id": "n2", "address": "n2:8001", "filling": True},
+            {"node_id": "n1", "address": "n1:8001", "filling": False, "scheme": "http"},
+            {"node_id": "n2", "address": "n2:8001", "filling": True, "scheme": "https"},
         ]
         assert (await client.get(f"{API}/packages/x/nodes")).status_code == 404
 

@@ -32,6 +32,19 @@ async def test_the_lists_of_nodes_have_the_form_of_the_deployed_master(tmp_path:
         assert (await client.get(f"{API}/nodes/list")).json() == []
 
 
+async def test_only_nodes_list_names_a_node_with_https(tmp_path: Path) -> None:
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        await heartbeat(client, "n1", {})
+        body = {"node_id": "n2", "address": "n2:8001", "status": "online", "scheme": "https"}
+        assert (await client.post(f"{API}/nodes/register", json=body)).status_code == 200
+        entries = (await client.get(f"{API}/nodes/list")).json()
+        assert [(entry["address"], entry["scheme"]) for entry in entries] == [
+            ("n1:8001", "http"), ("n2:8001", "https"),
+        ]  # fmt: skip
+        # Its readers put http:// before each address.
+        assert (await client.get(f"{API}/nodes/available")).json() == {"count": 1, "nodes": ["n1:8001"]}
+
+
 async def test_a_heartbeat_answer_has_the_fields_of_legacy_nodes_and_ours(tmp_path: Path) -> None:
     put(tmp_path, "m.zip")
     async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:

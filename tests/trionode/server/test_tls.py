@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from tests.support.masters import ShimMaster
 from tests.support.nodes import digest_of, run_serve
 from tests.support.packages import make_documents, make_package
 from tests.support.waiting import eventually, eventually_blocking
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.fakes.running import FakeFactory, RunningMaster
     from tests.support.nodes import OurNode
     from tests.support.packages import Package
+    from tests.support.processes import Spawner
     from tests.trionode.conftest import StartNode
 
 PATH = "/api/v1/meetings/big/download-package"
@@ -93,6 +95,20 @@ async def test_packages_and_ranges_arrive_over_https(
     part = https.curl(option, "-r", "1000000-2999999", https.base + PATH)
     assert part == target.read_bytes()[1_000_000:3_000_000]
     assert https.node.process.stop() == 0
+
+
+async def test_the_shim_sends_clients_to_a_node_with_a_certificate_by_https(
+    spawn: Spawner, folder: Path, big: Package, start_node: StartNode, certificate: Certificate, tmp_path: Path
+):
+    master = ShimMaster(spawn, folder)
+    https = Https(start_node(master.url, certfile=certificate.cert, keyfile=certificate.key), certificate)
+    info = "/api/v1/meetings/big/download-nodes-info"
+    await eventually(lambda: str(https.node.port) in json.dumps(master.get(info).json()), within=20)
+    assert [entry["download_url"] for entry in master.get(info).json()] == [https.base + PATH]
+    target = tmp_path / "got.zip"
+    end = https.curl("-L", "-o", target, "-w", "%{url_effective}", master.url + PATH).decode()
+    assert end.startswith(https.base)
+    assert digest_of(target.read_bytes()) == big.digest
 
 
 @pytest.mark.parametrize("option", ["--http1.1", "--http2"])
