@@ -22,6 +22,7 @@ from .records import (
     Version,
     VersionMissing,
     VersionPresent,
+    age_of,
 )
 from .recovery import UnknownFormat
 from .staged_file import FillBusy
@@ -60,6 +61,7 @@ __all__ = [
     "Version",
     "VersionMissing",
     "VersionPresent",
+    "age_of",
     "node_id",
     "plan_eviction",
     "split_fd",

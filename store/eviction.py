@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .quota import NeverFits, NoSpace
+from .records import age_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +47,9 @@ def plan_eviction(
     Versions with a pinned or in-progress ref are never evicted, nor are those whose meeting ended less than
     `grace_seconds` ago, or those without a ref that were used less than `retired_seconds` ago. Of the others, versions
     of ended meetings and versions without a ref are evicted first, then the least recently used, until the store is
-    down to `low_water` of its limit. `keep_free` is `min_free_bytes`. Bytes that are `draining` count as free: after an
-    empty plan the space may come only with the end of a download, and the fill is to be tried again. With `needed` 0
-    the plan brings the store under its limits.
+    down to `low_water` of its limit. A time stamp in the future counts as old (`age_of`). `keep_free` is
+    `min_free_bytes`. Bytes that are `draining` count as free: after an empty plan the space may come only with the end
+    of a download, and the fill is to be tried again. With `needed` 0 the plan brings the store under its limits.
 
     Raises `NeverFits` when removing every version would not be enough, `NoSpace` when removing those that may be
     evicted now would not be enough.
@@ -95,13 +96,15 @@ def _order(
     for version in versions:
         mine = named.get(version.digest, [])
         if not mine:
-            if now - version.last_used >= retired_seconds:
+            if age_of(version.last_used, now) >= retired_seconds:
                 candidates.append(_Candidate(version, first=True))
         elif not any(_kept(ref, now, grace_seconds) for ref in mine):
             candidates.append(_Candidate(version, first=all(ref.ended_at > 0 for ref in mine)))
-    candidates.sort(key=lambda c: (not c.first, c.version.last_used, c.version.digest))
+    candidates.sort(
+        key=lambda c: (not c.first, -age_of(c.version.last_used, now), c.version.last_used, c.version.digest)
+    )
     return [candidate.version for candidate in candidates]
 
 
 def _kept(ref: Ref, now: float, grace_seconds: float) -> bool:
-    return ref.pinned or ref.in_progress or (ref.ended_at > 0 and now - ref.ended_at < grace_seconds)
+    return ref.pinned or ref.in_progress or (ref.ended_at > 0 and age_of(ref.ended_at, now) < grace_seconds)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from .records import Version, VersionMissing
+from .records import Version, VersionMissing, age_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -186,7 +186,7 @@ class PackageTable:
                     raise VersionMissing(digest) from None
             self._idle.pop(digest, None)
             entry.leases += 1
-            touch = use and now - entry.touched >= TOUCH_SECONDS
+            touch = use and age_of(entry.touched, now) >= TOUCH_SECONDS
             if use:
                 entry.last_used = now
             if touch:

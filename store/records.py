@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from .digest import Digest  # noqa: TC001 - read at run time by `msgspec.convert`
@@ -10,6 +11,19 @@ from .errors import StoreError
 
 if TYPE_CHECKING:
     from .manifest import Chunk, Literal
+
+
+CLOCK_STEP_SECONDS = 60.0
+"""How far a time stamp may be ahead of the clock and still count as now: time services set clocks back by seconds."""
+
+
+def age_of(at: float, now: float) -> float:
+    """Return the age of a time stamp in seconds, never negative.
+
+    A time stamp in the future was written under a wrong clock. Its true age is unknown, and it counts as old
+    (infinite): nothing is kept until a wrong time is reached.
+    """
+    return max(0.0, now - at) if at - now <= CLOCK_STEP_SECONDS else inf
 
 
 class VersionMissing(StoreError, LookupError):

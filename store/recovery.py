@@ -19,6 +19,7 @@ from .layout import FORMAT, Layout, parse_name
 from .manifest import InvalidManifest
 from .package_table import Entry
 from .reading import split_bytes
+from .records import age_of
 from .refs import decode, encode
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _keep_part(fs: FileSystem, path: Path, *, committed: bool) -> int | None:
         return None
     try:
         state = fs.fstat(fd)
-        if committed or state.size == 0 or time.time() - state.mtime_ns / 1e9 > PARKED_SECONDS:
+        if committed or state.size == 0 or age_of(state.mtime_ns / 1e9, time.time()) > PARKED_SECONDS:
             fs.unlink(path)
             return None
         return state.size

@@ -14,6 +14,7 @@ from store import (
     plan_eviction,
 )
 from store.eviction import GRACE_SECONDS, LOW_WATER, RETIRED_SECONDS
+from store.records import CLOCK_STEP_SECONDS
 
 NOW = 1_000_000.0
 
@@ -90,6 +91,24 @@ def test_a_version_without_a_ref_is_kept_ten_minutes_after_its_last_use():
     with pytest.raises(NoSpace):
         plan([version(1, age=RETIRED_SECONDS - 1)], [], 950)
     assert plan([version(1, age=RETIRED_SECONDS)], [], 950) == [1]
+
+
+TEN_YEARS = 10 * 365 * 86400.0
+
+
+@pytest.mark.parametrize("ahead", [CLOCK_STEP_SECONDS + 1, TEN_YEARS])
+def test_a_time_stamp_in_the_future_counts_as_old(ahead):
+    versions = [version(1, age=-ahead), version(2), version(3, age=9000)]
+    assert plan(versions, [ended(1, ago=-ahead), ended(2), ended(3)], 750, low_water=1.0) == [1]
+    assert plan(versions, [], 850, low_water=1.0) == [1, 3]
+
+
+def test_a_clock_that_was_set_back_by_seconds_makes_nothing_old():
+    step = CLOCK_STEP_SECONDS
+    with pytest.raises(NoSpace):
+        plan([version(1, age=-step)], [ended(1, ago=-step)], 950)
+    with pytest.raises(NoSpace):
+        plan([version(1, age=-step)], [], 950)
 
 
 def test_bytes_that_can_never_fit_evict_nothing():

@@ -188,6 +188,9 @@ def test_files_left_by_a_crash_are_removed_and_fills_are_kept(store, folder):
     old = incoming / ("3" * 64 + ".part")
     old.write_bytes(b"x")
     os.utime(old, (1, 1))
+    ahead = incoming / ("4" * 64 + ".part")
+    ahead.write_bytes(b"x")
+    os.utime(ahead, (1e10, 1e10))
     with Store.open(folder) as again:
         assert names(folder, "incoming") == [f"{fill.manifest.digest}.part"]
         assert again.usage().filling == len(data)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from master_shim.protocol import one_line
+from store import age_of
 
 from . import exits
 from .storage import SHORT, AsJson, Config, StoragePath, ask_node, open_storage, print_json, settings_of
@@ -145,9 +146,9 @@ def _state(meeting: dict[str, Any]) -> str:
 
 
 def _ago(at: float) -> str:
-    """Return the age of a time; after two days the date."""
-    seconds = time.time() - at
+    """Return the age of a time; after two days, or for one in the future, the date."""
+    seconds = age_of(at, time.time())
     for unit, length, most in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 2 * 86400)):
         if seconds < most:
-            return f"{max(0, int(seconds // length))} {unit} ago"
+            return f"{int(seconds // length)} {unit} ago"
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d")

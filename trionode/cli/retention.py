@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.filesize import decimal
 
-from store import NoSpace, plan_eviction
+from store import NoSpace, age_of, plan_eviction
 from store.eviction import RETIRED_SECONDS
 
 from ..errors import CommandFailed
@@ -173,7 +173,7 @@ def _plan_gc(store: Store, settings: Settings, now: float) -> tuple[dict[Digest,
     refs: tuple[Ref, ...] = tuple(store.refs())
     named = {ref.digest for ref in refs}
     versions = store.versions()
-    unnamed = [v for v in versions if v.digest not in named and now - v.last_used >= RETIRED_SECONDS]
+    unnamed = [v for v in versions if v.digest not in named and age_of(v.last_used, now) >= RETIRED_SECONDS]
     plan = {version.digest: "no meeting has it" for version in unnamed}
     freed = sum(version.size for version in unnamed)
     usage = store.usage()

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from master_shim.protocol import UNREADABLE
-from store import PackageCorrupt, VersionMissing
+from store import PackageCorrupt, VersionMissing, age_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -128,20 +128,19 @@ class Scrubber:
             if digest is None:
                 await trio.sleep(POLL_SECONDS)
             elif not await self.scrub(digest):
-                self._put_off[digest] = time.time() + RETRY_SECONDS
+                self._put_off[digest] = time.time()
 
-    def checked_at(self, digest: Digest) -> float:
-        """Return when a version was last verified, by this process or an earlier one; 0.0 for never."""
-        return max(self._store.checked_at(digest), self._times.of(digest))
+    def checked_age(self, digest: Digest, now: float) -> float:
+        """Return how long ago a version was last verified, by this process or an earlier one."""
+        # The lesser age, not the age of the later time: that one may be in the future.
+        return min(age_of(self._store.checked_at(digest), now), age_of(self._times.of(digest), now))
 
     def next_due(self, now: float) -> Digest | None:
         """Return the version that was verified longest ago; None while none is due."""
-        self._put_off = {digest: until for digest, until in self._put_off.items() if until > now}
-        ages = ((self.checked_at(v.digest), v.digest) for v in self._store.versions() if v.digest not in self._put_off)
-        due = min(ages, default=None)
-        if due is None or now - due[0] < self._recheck_seconds:
-            return None
-        return due[1]
+        self._put_off = {digest: at for digest, at in self._put_off.items() if age_of(at, now) < RETRY_SECONDS}
+        digests = [v.digest for v in self._store.versions() if v.digest not in self._put_off]
+        age, digest = min(((-self.checked_age(digest, now), digest) for digest in digests), default=(0.0, None))
+        return digest if -age >= self._recheck_seconds else None
 
     async def scrub(self, digest: Digest) -> bool:
         """Read a version again at the rate; repair or remove a damaged one. Return whether it is right, or gone."""

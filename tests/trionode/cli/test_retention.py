@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
 from store import Ref, Store
@@ -59,12 +60,15 @@ def test_a_meeting_in_progress_is_evicted_only_with_force(run: Run, storage: Pat
     assert run("evict", package.digest, "--force")[0] == OK
 
 
-def test_gc_removes_an_old_version_that_no_meeting_has(run: Run, storage: Path, package: Package, rebuilt: Package):
+@pytest.mark.parametrize("used", [-3600, 10 * 365 * 86400], ids=["an hour ago", "under a clock that was ahead"])
+def test_gc_removes_an_old_version_that_no_meeting_has(
+    run: Run, storage: Path, package: Package, rebuilt: Package, used: int
+):
     run("import", package.path, "--meeting", "m1")
     run("import", rebuilt.path, "--meeting", "m1")
     assert run("gc")[1]["removed"] == []  # tablets may be on their way to it
-    hour_ago = time.time() - 3600
-    os.utime(path_of(storage, package).with_suffix(".json"), (hour_ago, hour_ago))
+    at = time.time() + used
+    os.utime(path_of(storage, package).with_suffix(".json"), (at, at))
     dry = run("gc", "--dry-run")
     assert dry[0] == OK
     assert [row["digest"] for row in dry[1]["removed"]] == [package.digest]

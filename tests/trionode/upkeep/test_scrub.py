@@ -111,8 +111,20 @@ async def test_the_version_that_was_verified_longest_ago_comes_first_also_after_
     upkeep.times.save()
     store.times = {}
     again = upkeep_of(store, Origin(), tmp_path, recheck_seconds=1000.0).scrubber
-    assert again.checked_at(digests[1]) == 500.0
+    assert again.checked_age(digests[1], 1200.0) == 700.0
     assert again.next_due(1200.0) in {digests[0], digests[2]}
+
+
+async def test_a_check_under_a_clock_that_was_ahead_is_done_again_once(tmp_path: Path):
+    store = Checked()
+    digest = fill_whole(store, package(count=1)).digest
+    store.times = {digest: 1e9}
+    upkeep = upkeep_of(store, Origin(), tmp_path, recheck_seconds=1000.0)
+    upkeep.times.note(digest, 1e9, [digest])
+    assert upkeep.scrubber.next_due(5000.0) == digest
+    upkeep.times.note(digest, 5000.0, [digest])
+    assert upkeep.scrubber.next_due(5999.0) is None
+    assert upkeep.scrubber.next_due(6000.0) == digest
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": "b"}', b"\xff", b'{"\xff": 1}'])
