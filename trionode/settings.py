@@ -5,8 +5,11 @@ Precedence: flag, environment variable, config file. Nothing is read when this m
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,15 +214,65 @@ def load_settings(
 
 def _read_toml(path: Path) -> dict[str, object]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise SettingError("config", path, "a TOML file that exists", "--config") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
         raise SettingError("config", path, f"a readable TOML file ({error})", "--config") from error
-    for name in table:
+    try:
+        table = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError("config", path, f"a TOML file in UTF-8; {_why_not_toml(data, error)}", "--config") from error
+    for name, value in table.items():
         if name not in SPECS:
-            raise SettingError(name, table[name], "one of " + ", ".join(SPECS), str(path))
+            raise SettingError(name, value, _known_setting(name, value), str(path))
     return table
+
+
+def _why_not_toml(data: bytes, error: ValueError) -> str:
+    """Return a sentence about the mistake in a file that `tomllib` or the decoder refuses with `error`."""
+    if data.startswith(codecs.BOM_UTF8):
+        return "this one begins with a byte order mark (BOM): save it as UTF-8 without BOM"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        return "this one is UTF-16, which some editors call Unicode: save it as UTF-8"
+    if isinstance(error, UnicodeDecodeError):
+        line = data.count(b"\n", 0, error.start) + 1
+        try:
+            data.decode("gb18030")
+        except UnicodeDecodeError:
+            return f"line {line} of this one is in another encoding: save it as UTF-8"
+        return f"line {line} of this one is in another encoding, probably GBK: save it as UTF-8"
+    lines = data.decode().split("\n")
+    place = re.search(r"at line (\d+), column (\d+)", str(error))
+    line = int(place[1]) if place else len(lines)
+    before = lines[line - 1][: int(place[2]) if place else None]
+    # A correct string may contain any character.
+    lookalike = _lookalike(re.sub(r'"[^"]*"|\'[^\']*\'', "", before), colon="=")
+    return f"line {line} of this one has {lookalike}" if lookalike else f"this one is wrong: {error}"
+
+
+_QUOTES = {**dict.fromkeys("\u201c\u201d\u201e\u201f", '"'), **dict.fromkeys("\u2018\u2019\u201a\u201b", "'")}
+
+
+def _lookalike(text: str, colon: str = ":") -> str:
+    """Return what to write instead of the first full-width character or Chinese quote of `text`; "" without one."""
+    for char in text:
+        instead = _QUOTES.get(char) or unicodedata.normalize("NFKC", char)
+        if not char.isascii() and len(instead) == 1 and instead.isascii():
+            return f"{char!r} ({unicodedata.name(char)}): write {colon if instead == ':' else instead} instead"
+    return ""
+
+
+def _known_setting(name: str, value: object) -> str:
+    """Return what is allowed instead of an unknown key: the setting of a similar name, or all settings."""
+    import difflib
+
+    if isinstance(value, dict):
+        return f"settings without a table: remove the line [{name}]"
+    # Also the names of flags and variables.
+    names = {name: name for name in SPECS} | {spec.variable.lower(): name for name, spec in SPECS.items()}
+    similar = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1)
+    return f"the name of a setting; did you mean {names[similar[0]]!r}?" if similar else "one of " + ", ".join(SPECS)
 
 
 def _parse(name: str, value: object, source: str) -> Any:
@@ -227,4 +280,6 @@ def _parse(name: str, value: object, source: str) -> Any:
     try:
         return spec.parse(value)
     except (ValueError, TypeError):
-        raise SettingError(name, value, spec.allowed, source) from None
+        lookalike = _lookalike(value) if isinstance(value, str) else ""
+        allowed = f"{spec.allowed}; the value has {lookalike}" if lookalike else spec.allowed
+        raise SettingError(name, value, allowed, source) from None

@@ -152,6 +152,59 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, named: str):
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xef\xbb\xbfport = 1", "byte order mark (BOM): save it as UTF-8 without BOM"),
+        ("port = 1".encode("utf-16"), "UTF-16"),
+        ("port = 1".encode("utf-16-le"), "UTF-16"),
+        ("port = 1\n# 存储\n".encode("gbk"), "line 2 of this one is in another encoding, probably GBK"),
+        (b"port = 1\n# \xff", "line 2 of this one is in another encoding: save it as UTF-8"),
+        ("port = 1\nhost = “::1”", "line 2 of this one has '“' (LEFT DOUBLE QUOTATION MARK): write \" instead"),
+        ('host = "::1”\n', "line 1 of this one has '”' (RIGHT DOUBLE QUOTATION MARK): write \" instead"),
+        ('host = "::1”', "line 1 of this one has '”'"),
+        ("host = ‘::1’", "(LEFT SINGLE QUOTATION MARK): write ' instead"),
+        ("port：1", "line 1 of this one has '：' (FULLWIDTH COLON): write = instead"),
+        ("port ＝ 1", "(FULLWIDTH EQUALS SIGN): write = instead"),
+        ("port = ８", "(FULLWIDTH DIGIT EIGHT): write 8 instead"),
+        ("port\u3000= 1", r"'\u3000' (IDEOGRAPHIC SPACE)"),
+        ('host = "“" x  # ：', "Expected newline or end of document after a statement"),
+        ("port = 1\nport = 2", "Cannot overwrite a value"),
+    ],
+)
+def test_the_mistake_of_an_editor_is_named(tmp_path: Path, content: str | bytes, sentence: str):
+    file = tmp_path / "node.toml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(SettingError) as caught:
+        load_settings(environ={}, config=file)
+    assert caught.value.setting == "config"
+    assert sentence in str(caught.value)
+
+
+def test_full_width_characters_in_a_value_are_named():
+    with pytest.raises(SettingError, match=r"has '：' \(FULLWIDTH COLON\): write : instead"):
+        load_settings(environ={"NODE_ADDRESS": "192.168.1.21：8001"})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("portt = 1", "did you mean 'port'?"),
+        ("max-bytes = 1", "did you mean 'max_bytes'?"),
+        ("MAIN_SERVER_URL = 1", "did you mean 'main_server'?"),
+        ("TRIONODE_PORT = 1", "did you mean 'port'?"),
+        ("[node]\nport = 1", "remove the line [node]"),
+        ("zzzz = 1", "one of main_server, "),
+    ],
+)
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path, content: str, sentence: str):
+    file = tmp_path / "node.toml"
+    file.write_text(content)
+    with pytest.raises(SettingError) as caught:
+        load_settings(environ={}, config=file)
+    assert sentence in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(SettingError, match=r"gone\.toml"):
         load_settings(environ={}, config=tmp_path / "gone.toml")
