@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 WRONG_USAGE = 2
 """Exit status if the command cannot start."""
 
-app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.")
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trionode")  # the distribution that has both programs
+
+
+app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=_version)
 
 
 @app.command

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import httpx
+import pytest
 
 from tests.support.shim_app import API
 from tests.support.shim_process import ServedShim, serve_shim
@@ -66,6 +68,22 @@ def test_usage_errors_are_explained(spawn: Spawner, folder: Path) -> None:
             assert process.wait(within=30) == 2
             assert words in process.log().lower()
             assert "Traceback" not in process.log()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    for program in ("master_shim", "trionode"):
+        command = [sys.executable, "-m", program, "--version"]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == version("trionode")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_may_have_brackets(spawn: Spawner, folder: Path, host: str) -> None:
+    process = spawn.python(
+        "-m", "master_shim", "serve", "--packages", str(folder), "--host", host, "--port", "0", name="serve"
+    )
+    port = int(process.wait_line(r"listening on http://\[::1\]:(\d+)")[1])
+    assert httpx.get(f"http://[::1]:{port}{API}/meetings/m/download-package", trust_env=False).content
+    assert process.stop() == 0
 
 
 def test_the_help_explains_how_packages_are_named() -> None:
