@@ -78,14 +78,14 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def node_at(url: str) -> NodeClient:
-    """Return a client for the node at a URL. Raises `CommandFailed` for an invalid URL."""
+    """Return a client for the node at a URL, or at `host:port` by HTTP. Raises `CommandFailed` for an invalid URL."""
     absent = f"no node answers at {url}"
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
         connection = kinds[parts.scheme](parts.hostname or "", parts.port, timeout=CALL_SECONDS)
     except (ValueError, KeyError, http.client.HTTPException) as error:
-        raise CommandFailed(f"{absent} (not an http or https URL)", exits.NOT_RUNNING) from error
+        raise CommandFailed(f"{absent} (not host:port, and not an http or https URL)", exits.NOT_RUNNING) from error
     return NodeClient(connection, parts.path.rstrip("/"), url, absent)
 
 

@@ -27,7 +27,7 @@ def status(
     Parameters
     ----------
     url
-        URL of the node; by default the node that runs on the storage folder of this machine.
+        URL of the node, or its host:port; by default the node that runs on the storage folder of this machine.
     """
     if url is None:
         with node_of(settings_of(storage_path, config).storage_path) as node:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def test_status_shows_what_the_node_holds(node: OurNode, trionode: Trionode):
-    for which in ([node.url], ["--storage-path", node.storage]):
+    for which in ([node.url], [node.url.removeprefix("http://")], ["--storage-path", node.storage]):
         text = await trionode("status", *which)
         assert text.returncode == OK, text.stderr
         assert "同步成功" in text.stdout
@@ -28,7 +28,7 @@ async def test_status_shows_what_the_node_holds(node: OurNode, trionode: Trionod
 
 async def test_status_reports_that_no_node_answers(storage: Path, tmp_path: Path, trionode: Trionode):
     url = f"http://127.0.0.1:{free_port()}"
-    for address in (url, "ftp://node", "127.0.0.1:8001", "http://node:port"):
+    for address in (url, url.removeprefix("http://"), "ftp://node", "http://node:port", "node:port", "::1"):
         done = await trionode("status", address)
         assert (done.returncode, done.stdout) == (NOT_RUNNING, "")
         assert done.stderr.startswith(f"trionode: no node answers at {address}")
