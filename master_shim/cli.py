@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
+from trionode.cli import program_version
+
 from .errors import FolderMissing, FolderUnreadable
 
 if TYPE_CHECKING:
@@ -22,14 +24,7 @@ if TYPE_CHECKING:
 WRONG_USAGE = 2
 """Exit status if the command cannot start."""
 
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("trionode")  # the distribution that has both programs
-
-
-app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=_version)
+app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=program_version)
 
 
 @app.command

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from master_shim.protocol import is_address, own_address
+from master_shim.protocol import SCHEMES, is_address, own_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +36,10 @@ def _address(value: object) -> str:
     scheme, found, rest = text.partition("://")
     if found:
         scheme = scheme.lower()
+        if scheme not in SCHEMES:
+            raise ValueError
         # With a scheme the port may be left out, as in any URL.
         text = own_address(scheme, rest.removesuffix("/"), None) or ""
-        if scheme not in {"http", "https"}:
-            raise ValueError
     host, colon, port = text.rpartition(":")
     # `int` accepts more than a port may be (spaces, signs, underscores, digits of other scripts): rebuild the text.
     address = f"{host}:{int(port)}"
@@ -139,7 +139,7 @@ def path(of: str) -> Kind:
 
 
 URL = Kind(_url, "an http or https URL such as http://192.168.1.10:8000")
-ADDRESS = Kind(_address, "host:port as clients reach this node, such as 192.168.1.21:8001, or https:// and that")
+ADDRESS = Kind(_address, "host:port as clients reach this node, such as 192.168.1.21:8001 or https://192.168.1.21:8001")
 HOST = Kind(_text, "a host name or address to listen on")
 PORT = whole_number(0, 65535, "a port, from 0 to 65535 (0: any free one)")
 NODE_ID = Kind(_node_id, "1 to 128 letters, digits, '.', '_', ':' or '-'")

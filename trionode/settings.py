@@ -78,7 +78,7 @@ class Settings:
     node_address: str = _setting(
         "localhost:8001",
         ADDRESS,
-        "host:port by which clients reach this node; https:// before it if a TLS proxy is in front",
+        "host:port by which clients reach this node; https:// before it if a proxy or hypercorn has the certificate",
         variable="NODE_ADDRESS",
     )
     storage_path: Path = _setting("./storage", path("a folder"), "folder for the packages", variable="STORAGE_PATH")
@@ -147,7 +147,7 @@ class Settings:
     certfile: Path | None = _setting(
         "",
         path("a file with a certificate and its chain (PEM)"),
-        "certificate and chain (PEM), to serve HTTPS and HTTP/2; requires keyfile",
+        "certificate and chain (PEM), for trionode serve: HTTPS and HTTP/2; requires keyfile",
     )
     keyfile: Path | None = _setting(
         "", path("a file with the certificate's private key (PEM)"), "private key of certfile (PEM)"

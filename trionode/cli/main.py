@@ -7,22 +7,16 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
-from . import exits
+from . import exits, program_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("trionode")
-
-
 cli = cyclopts.App(
     name="trionode",
     help="Serve meeting packages to tablets on behalf of the master.",
-    version=_version,
+    version=program_version,
     result_action="return_value",
 )
 

@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -29,17 +30,30 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 
+def _load() -> Settings:
+    """Load the settings, without the certificate of `trionode serve`: another server speaks HTTPS by its own options.
+
+    What the master is told is then the scheme of `node_address` alone. Raises `SettingError`.
+    """
+    return _without_certificate(load_settings())
+
+
+def _without_certificate(settings: Settings) -> Settings:
+    return replace(settings, certfile=None, keyfile=None)
+
+
 def create_app(settings: Settings | None = None) -> NodeApp:
     """Return the application of a node, for a server on Trio.
 
     By default `settings` are loaded from the environment and its TOML file. Raises `SettingError`.
     """
-    return NodeApp(Node(LiveSettings(settings or load_settings(), load_settings)), ControlServer)
+    current = _load() if settings is None else _without_certificate(settings)
+    return NodeApp(Node(LiveSettings(current, _load)), ControlServer)
 
 
 def make_app(library: str) -> NodeApp:
     """Set up the process (logs, the limit of open files, on Trio also connections) and return the application."""
-    settings = LiveSettings(load_settings(), load_settings)
+    settings = LiveSettings(_load(), _load)
     configure_logs(settings.current.log_level)
     settings.subscribe(lambda current: set_level(current.log_level))
     raise_open_files()

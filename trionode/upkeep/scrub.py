@@ -138,9 +138,10 @@ class Scrubber:
     def next_due(self, now: float) -> Digest | None:
         """Return the version that was verified longest ago; None while none is due."""
         self._put_off = {digest: at for digest, at in self._put_off.items() if age_of(at, now) < RETRY_SECONDS}
-        digests = [v.digest for v in self._store.versions() if v.digest not in self._put_off]
-        age, digest = min(((-self.checked_age(digest, now), digest) for digest in digests), default=(0.0, None))
-        return digest if -age >= self._recheck_seconds else None
+        digests = [version.digest for version in self._store.versions() if version.digest not in self._put_off]
+        ages = {digest: self.checked_age(digest, now) for digest in digests}
+        oldest = max(ages, key=ages.__getitem__, default=None)
+        return oldest if oldest is not None and ages[oldest] >= self._recheck_seconds else None
 
     async def scrub(self, digest: Digest) -> bool:
         """Read a version again at the rate; repair or remove a damaged one. Return whether it is right, or gone."""

@@ -73,6 +73,20 @@ def why_it_ended(process: Process) -> str:
 
 
 @pytest.mark.parametrize("worker_class", WORKER_CLASSES)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_scheme_under_hypercorn_is_that_of_the_address_whatever_certfile_is(
+    worker_class: str, scheme: str, master: ShimMaster, big: Package, hypercorn: Hypercorn, tmp_path: Path
+):
+    files = {"TRIONODE_CERTFILE": str(tmp_path / "cert.pem"), "TRIONODE_KEYFILE": str(tmp_path / "key.pem")}
+    address = f"127.0.0.1:{free_port()}"
+    given = address if scheme == "http" else f"https://{address}"
+    hypercorn("-k", worker_class, master_url=master.url, NODE_ADDRESS=given, **files)
+    info = "/api/v1/meetings/big/download-nodes-info"
+    await eventually(lambda: address in master.get(info).text, within=20)
+    assert master.get(info).json() == [{"ip": address, "download_url": f"{scheme}://{address}{PATH}"}]
+
+
+@pytest.mark.parametrize("worker_class", WORKER_CLASSES)
 async def test_two_workers_end_with_one_sentence_and_leave_nothing(
     master: ShimMaster, hypercorn: Hypercorn, worker_class: str
 ):
