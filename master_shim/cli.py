@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from trionode.cli import program_version
-
 from .errors import FolderMissing, FolderUnreadable
 
 if TYPE_CHECKING:
@@ -24,7 +22,14 @@ if TYPE_CHECKING:
 WRONG_USAGE = 2
 """Exit status if the command cannot start."""
 
-app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=program_version)
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trionode")  # the distribution that has both programs
+
+
+app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=_version)
 
 
 @app.command

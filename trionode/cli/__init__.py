@@ -3,12 +3,3 @@
 Exit statuses of all commands: 0 success; 1 failure; 2 wrong usage; 3 no node answers
 (`status`, `drain`, `reload`); 4 damage was found and repaired (`verify --repair`).
 """
-
-from __future__ import annotations
-
-
-def program_version() -> str:
-    """Return the version of the distribution, which has both programs."""
-    from importlib.metadata import version  # slow to import
-
-    return version("trionode")

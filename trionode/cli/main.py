@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
-from . import exits, program_version
+from . import exits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("trionode")
+
+
 cli = cyclopts.App(
     name="trionode",
     help="Serve meeting packages to tablets on behalf of the master.",
-    version=program_version,
+    version=_version,
     result_action="return_value",
 )
 
