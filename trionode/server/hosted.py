@@ -52,15 +52,15 @@ def create_app(settings: Settings | None = None) -> NodeApp:
 
 
 def make_app(library: str) -> NodeApp:
-    """Set up the process (logs, the limit of open files, on Trio also connections) and return the application."""
+    """Set up the process (logs, the limit of open files, Hypercorn) and return the application."""
     settings = LiveSettings(_load(), _load)
     configure_logs(settings.current.log_level)
     settings.subscribe(lambda current: set_level(current.log_level))
     raise_open_files()
-    if library == "trio":
-        limits = ConnectionLimits()
+    limits = ConnectionLimits() if library == "trio" else None
+    if limits is not None:
         settings.subscribe(limits.configure)
-        install(limits)
+    install(limits)
     node = Node(settings)
     app = NodeApp(node, ControlServer)
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import functools
 from importlib.metadata import version
 
+import hypercorn.asyncio.run
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.trio.run
 import structlog
 
+from .asyncio_connection import AsyncioConnection
 from .connection import Connection
+from .h11_protocol import LenientH11Protocol
 from .limits import ConnectionLimits
 from .stream_buffer import BoundedStreamBuffer
 
@@ -25,16 +29,21 @@ KNOWN_HYPERCORN = "0.18."
 _log = structlog.get_logger("trionode.server")
 
 
-def install(limits: ConnectionLimits) -> bool:
-    """Serve every Trio connection of this process by `Connection`. Return False for an unknown Hypercorn.
+def install(limits: ConnectionLimits | None) -> bool:
+    """Serve every connection of this process by ours. Return False for an unknown Hypercorn.
 
-    Hypercorn looks up its class when it begins to listen, so the lifespan's startup is not too late for this call.
+    `limits` is None for a worker on asyncio. Hypercorn looks up its classes when it begins to listen, so the lifespan's
+    startup is not too late for this call.
     """
     found = version("hypercorn")
     if not found.startswith(KNOWN_HYPERCORN):
         _log.warning("unknown version of Hypercorn; packages are sent without zero-copy", version=found)
         return False
-    connection = functools.partial(Connection, limits)
-    hypercorn.trio.run.TCPServer = connection  # type: ignore[attr-defined,assignment]
-    hypercorn.protocol.h2.StreamBuffer = BoundedStreamBuffer  # type: ignore[misc]
+    hypercorn.protocol.H11Protocol = LenientH11Protocol  # type: ignore[attr-defined,assignment]
+    if limits is None:
+        hypercorn.asyncio.run.TCPServer = AsyncioConnection  # type: ignore[attr-defined]
+    else:
+        connection = functools.partial(Connection, limits)
+        hypercorn.trio.run.TCPServer = connection  # type: ignore[attr-defined,assignment]
+        hypercorn.protocol.h2.StreamBuffer = BoundedStreamBuffer  # type: ignore[misc]
     return True

@@ -8,7 +8,7 @@ data passthrough writes the framing, and `os.sendfile` the file.
 from __future__ import annotations
 
 import functools
-import http
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import h11
@@ -51,12 +51,6 @@ REFUSAL = (
 """The answer on a connection over the limit. A tablet continues at the next node, as after a closed connection; but a
 proxy or a browser would retry a closed connection at once."""
 
-REASONS = {str(status.value).encode(): status.phrase.encode() for status in http.HTTPStatus}
-"""Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
-
-_STATUS = slice(9, 12)
-_AFTER_STATUS = slice(12, 15)
-
 LINGER_SECONDS = 1.0
 """Time for a refused client to read the answer: closing with its request unread would make TCP discard the answer."""
 
@@ -78,8 +72,6 @@ class Connection(TCPServer):
             self.stream.transport_stream = transport  # type: ignore[assignment]
         self._sent = 0
         """Bytes of files sent in the current response: the first are sent without waiting for a turn."""
-        self._in_head = False
-        """Whether the head of a response is being written."""
 
     async def run(self) -> None:
         """Serve the connection; when the server cancels it, close it without waiting for the client.
@@ -159,11 +151,7 @@ class Connection(TCPServer):
         if message["type"] != ZERO_COPY:
             if message["type"] == "http.response.start":
                 self._sent = 0
-                self._in_head = True
-            try:
-                await send(message)
-            finally:
-                self._in_head = False
+            await send(message)
             return
         await self._send_file(message["file"], message["offset"], message["count"])
         if not message.get("more_body", False):
@@ -227,11 +215,25 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Write as the base class does, without its shield and with a minimum data rate."""
-        if not isinstance(event, RawData):
+        if isinstance(event, Closed):
+            await self._close_sending()
+        elif not isinstance(event, RawData):
             await super().protocol_send(event)
         elif event.data:
             async with _Writing(self):
-                await self._write(_with_reason(event.data) if self._in_head else event.data)
+                await self._write(event.data)
+
+    async def _close_sending(self) -> None:
+        """Close the sending side; the rest is closed when the client closes, or after the idle time.
+
+        Closed at once, the kernel would discard the end of the answer if the client has sent more than was read.
+        """
+        stream: trio.abc.Stream = self.stream
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await cast("trio.abc.HalfCloseableStream", transport).send_eof()
+        await self.protocol.handle(Closed())
+        await self.idle_task.restart(self._task_group, self._close_idle)
 
     async def _write(self, data: bytes) -> None:
         """Write all of `data`, through TLS in pieces. Errors as `send_file`."""
@@ -279,13 +281,6 @@ class _Writing(_ClosingWhenBroken):
             return await super().__aexit__(kind, error, traceback)
         finally:
             self._connection.send_lock.release()
-
-
-def _with_reason(head: bytes) -> bytes:
-    """Return the head of an HTTP/1.1 response with a reason phrase, if it has none."""
-    if head[_AFTER_STATUS] != b" \r\n":
-        return head
-    return head[: _AFTER_STATUS.start + 1] + REASONS.get(head[_STATUS], b"") + head[_AFTER_STATUS.start + 1 :]
 
 
 class _Sized:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.trio.run
 import pytest
 from hypercorn.protocol.h2 import StreamBuffer
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from trionode.server.hypercorn import ConnectionLimits, install
@@ -41,4 +43,5 @@ def limits() -> Iterator[ConnectionLimits]:
     assert install(made)
     yield made
     hypercorn.trio.run.TCPServer = TCPServer  # type: ignore[attr-defined]
+    hypercorn.protocol.H11Protocol = H11Protocol  # type: ignore[attr-defined]
     hypercorn.protocol.h2.StreamBuffer = StreamBuffer  # type: ignore[misc]

@@ -296,6 +296,18 @@ async def test_a_client_that_leaves_during_an_answer_ends_it(large_file: int, li
         await eventually(lambda: (limits.open_connections, limits.active_requests) == (0, 0))
 
 
+async def test_a_client_that_leaves_with_a_second_request_waiting_leaves_nothing(limits: ConnectionLimits):
+    app = SendsForEver()
+    async with serving(app) as port:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(2 * KEPT_ALIVE_REQUEST.encode())
+        await stream.receive_some(1)
+        await trio.aclose_forcefully(stream)
+        with trio.fail_after(10):
+            await app.ended.wait()
+        await eventually(lambda: (limits.open_connections, limits.active_requests) == (0, 0))
+
+
 async def test_an_idle_connection_that_the_client_closes_ends_at_once(limits: ConnectionLimits):
     async with serving(answer_ok, keep_alive_seconds=1000) as port:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:

@@ -1,0 +1,73 @@
+"""HTTP/1.1 for clients whose bytes are unusual but valid, under a Hypercorn worker on Trio or asyncio.
+
+h11 0.16 reports bytes behind the last request of a connection as an error, and Hypercorn 0.18 then answers 400 in place
+of the answer to that request. RFC 9112 says to ignore them (9.6), and an empty line before a request line (2.2).
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Any
+
+import h11
+from hypercorn.events import Closed
+from hypercorn.protocol.h11 import H11Protocol
+
+if TYPE_CHECKING:
+    import hypercorn.events
+    from h11 import Event
+
+REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+"""Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
+
+
+class LenientConnection(h11.Connection):
+    """A server's connection that ignores bytes behind the last request, and empty lines before a request line."""
+
+    ended = False
+    """Whether the connection is being closed: nothing is read any more."""
+
+    @property
+    def _ignores_rest(self) -> bool:
+        return self.ended or self.their_state is h11.MUST_CLOSE
+
+    def receive_data(self, data: bytes) -> None:
+        """Take received bytes; drop them behind the last request."""
+        if not self._ignores_rest:
+            super().receive_data(data)
+
+    def next_event(self) -> Event | type[h11.NEED_DATA | h11.PAUSED]:
+        """Return the next event of the client."""
+        if self._ignores_rest:
+            return h11.NEED_DATA
+        if self.their_state is h11.IDLE:
+            received = bytes(self._receive_buffer)
+            self._receive_buffer.maybe_extract_at_most(len(received) - len(received.lstrip(b"\r\n")))
+        return super().next_event()
+
+    def send_with_data_passthrough(self, event: Event) -> list[bytes] | None:
+        """Return the bytes of an event, with the reason phrase of a status."""
+        parts = super().send_with_data_passthrough(event)
+        if parts and isinstance(event, (h11.Response, h11.InformationalResponse)) and not event.reason:
+            parts[0] = b"HTTP/1.1 %d %s\r\n" % (event.status_code, REASONS.get(event.status_code, b""))
+        return parts
+
+
+class LenientH11Protocol(H11Protocol):
+    """Hypercorn's HTTP/1.1 on a `LenientConnection`."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        limit = self.config.h11_max_incomplete_size
+        self.connection = LenientConnection(h11.SERVER, max_incomplete_event_size=limit)
+
+    async def handle(self, event: hypercorn.events.Event) -> None:
+        """Handle received bytes, or the end of the connection.
+
+        Hypercorn does not read while a second request waits for the answer to the first, and would wait for ever if the
+        connection ended meanwhile (measured).
+        """
+        if isinstance(event, Closed) and isinstance(self.connection, LenientConnection):
+            self.connection.ended = True
+            await self.can_read.set()
+        await super().handle(event)
