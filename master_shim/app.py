@@ -21,7 +21,7 @@ from .handlers.status import StatusHandlers
 from .packages.in_progress import InProgress
 from .packages.source import ListedPackages
 from .packages.versions import PackageVersions
-from .protocol.cors import preflight
+from .protocol.cors import options_fields
 from .protocol.target import path_of
 from .registry import Registry
 from .routes import Route, find
@@ -161,7 +161,7 @@ class MasterShim:
         if request.method in route.methods:
             return await self._handlers[route](request)
         if request.method == "OPTIONS":
-            return Answer(204, preflight(route.allowed, request.fields.get("access-control-request-headers")))
+            return Answer(204, options_fields(route.allowed, request.fields))
         raise errors.MethodRefused(route.allowed)
 
 

@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from master_shim.protocol import cors
+from master_shim.protocol.target import Fields
 from store import StoreError
 
 from .. import errors
@@ -171,7 +172,7 @@ async def _add_cors(response: Response) -> Response:
         response.status_code = 204
         for name in ("Content-Length", "Content-Type"):  # a 204 must not have the first (RFC 9110, 8.6)
             response.headers.pop(name, None)
-        headers += cors.preflight(response.headers["Allow"], request.headers.get("Access-Control-Request-Headers"))
+        headers += cors.options_fields(response.headers["Allow"], Fields(request.scope["headers"]))
     response.headers.update({name.decode(): value.decode() for name, value in headers})
     return response
 

@@ -92,8 +92,7 @@ class PackageRoutes:
         if request.method not in METHODS:
             raise MethodRefused(METHODS)
         if request.method == "OPTIONS":
-            requested = request.fields.get("access-control-request-headers")
-            return PackageResponse(204, [*cors.preflight(", ".join(METHODS), requested)])
+            return PackageResponse(204, [*cors.options_fields(", ".join(METHODS), request.fields)])
         if not is_meeting_id(request.meeting):
             raise MeetingUnknown(request.meeting)
         return await self._node.services.delivery.answer(stack, request, source)

@@ -173,16 +173,28 @@ async def test_other_methods_are_answered_405_with_allow(node: OurNode, method: 
 
 
 @pytest.mark.parametrize("path", ["/api/v1/meetings/m1/download-package", "/health"])
-async def test_options_has_the_methods_and_echoes_the_requested_headers(node: OurNode, path: str):
-    async with httpx.AsyncClient(trust_env=False) as client:
-        requested = {"Origin": "http://tablet", "Access-Control-Request-Headers": "range, x-any"}
-        answer = await client.options(f"{node.url}{path}", headers=requested)
+async def test_options_has_the_methods_and_a_preflight_gets_what_it_asks_for(node: OurNode, path: str):
+    preflight = {
+        "Origin": "http://tablet",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization, x-any",
+        "Access-Control-Request-Private-Network": "true",
+    }
+    async with httpx.AsyncClient(trust_env=False, base_url=node.url) as client:
+        answer = await client.options(path, headers=preflight)
+        plain = [await client.options(path), await client.get(path, headers=preflight)]
     assert "content-length" not in answer.headers, "RFC 9110, 8.6"
     assert "content-type" not in answer.headers
     assert (answer.status_code, answer.content) == (204, b"")
     assert {name.strip() for name in answer.headers["allow"].split(",")} == {"GET", "HEAD", "OPTIONS"}
     assert answer.headers["access-control-allow-origin"] == "*"
-    assert answer.headers["access-control-allow-headers"] == "range, x-any"
+    assert answer.headers["access-control-allow-methods"] == answer.headers["allow"]
+    assert answer.headers["access-control-allow-headers"] == "authorization, x-any"
+    assert answer.headers["access-control-allow-private-network"] == "true"
+    assert answer.headers["access-control-max-age"] == "600"
+    for other in plain:
+        cors = {name for name in other.headers if name.startswith("access-control-")}
+        assert cors == {"access-control-allow-origin", "access-control-expose-headers"}
 
 
 PATH = "/api/v1/meetings/m1/download-package"
