@@ -22,12 +22,13 @@ from .packages.in_progress import InProgress
 from .packages.source import ListedPackages
 from .packages.versions import PackageVersions
 from .protocol.cors import options_fields
+from .protocol.forwarded import LOOPBACK, TrustedProxies
 from .protocol.target import path_of
 from .registry import Registry
 from .routes import Route, find
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .asgi import Receive, Scope, Send
     from .packages.in_progress import Snapshot
@@ -63,19 +64,23 @@ RETRY_SECONDS = 2
 class MasterShim:
     """The ASGI application. `packages` is a `DirectoryPackages` or any async callable `meeting_id -> path or None`.
 
-    A callable cannot list the meetings in progress, so the status routes are left to the master. Raises `TypeError`.
+    A callable cannot list the meetings in progress, so the status routes are left to the master. `trusted_proxies` are
+    the addresses and networks of proxies whose X-Forwarded-* and Forwarded fields are believed, by default those on
+    this machine. Raises `TypeError`, or `ProxiesInvalid`.
     """
 
     def __init__(
         self,
         packages: PackageFinder | ListedPackages,
         *,
+        trusted_proxies: str | Iterable[str] = LOOPBACK,
         versions: PackageVersions | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not callable(packages):
             raise TypeError(f"packages must be a DirectoryPackages or an async callable, not {packages!r}")
+        self._proxies = TrustedProxies(trusted_proxies)
         self.registry = Registry()
         self._clock = clock
         versions = versions or PackageVersions()
@@ -138,7 +143,8 @@ class MasterShim:
         self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, standalone: bool = True
     ) -> None:
         """Answer a request whose route was found (None: there is none). `standalone`: see `Request`."""
-        request = Request(scope, receive, send, match.argument if match is not None else "", standalone)
+        argument = match.argument if match is not None else ""
+        request = Request(scope, receive, send, self._proxies, argument, standalone)
         try:
             answer = await self._handle(match, request)
             if answer is not None:

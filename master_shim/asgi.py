@@ -12,11 +12,12 @@ import msgspec
 
 from .errors import BodyTooLarge, BodyTooSlow
 from .protocol import cors
-from .protocol.target import Fields
+from .protocol.target import Fields, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .protocol.forwarded import Asked, TrustedProxies
     from .protocol.target import Header
 
 Scope = MutableMapping[str, Any]
@@ -46,6 +47,7 @@ class Request:
     scope: Scope
     receive: Receive
     send: Send
+    proxies: TrustedProxies
     argument: str = ""
     standalone: bool = True
     answered: bool = False
@@ -56,15 +58,17 @@ class Request:
         method: str = self.scope["method"]
         return method
 
-    @property
-    def client(self) -> str | None:
-        """The client's IP address, or None on a Unix socket."""
+    @cached_property
+    def asked(self) -> Asked:
+        """Who asked, and for which scheme and host: what trusted proxies say, else what the server saw."""
         client = self.scope.get("client")
-        return None if client is None else client[0]
+        peer = None if client is None else client[0]
+        scheme = self.scope.get("scheme", "http")
+        return self.proxies.asked(peer, scheme, host_of(self.scope, self.fields), self.fields)
 
     @cached_property
     def fields(self) -> Fields:
-        """The header fields. Decoded when first used: most redirects need none."""
+        """The header fields, decoded when first used."""
         return Fields(self.scope["headers"])
 
     async def body(self) -> bytes:

@@ -38,6 +38,13 @@ def serve(
     packages: Annotated[Path, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
     host: Annotated[str, Parameter(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, Parameter(help="Port to listen on; 0 chooses a free one.")] = 8000,
+    trusted_proxies: Annotated[
+        str | None,
+        Parameter(
+            help="Proxies whose X-Forwarded-* and Forwarded fields are believed: addresses and networks, with commas "
+            "between them, such as 192.168.1.5,10.0.0.0/8. Without it: those on this machine."
+        ),
+    ] = None,
 ) -> int:
     """Serve a folder of packages as a master: nodes register here, and tablets are redirected to them."""
     from trionode.logs import configure_logs
@@ -45,23 +52,25 @@ def serve(
 
     from .app import MasterShim
     from .packages.directory import DirectoryPackages
+    from .protocol.forwarded import LOOPBACK, ProxiesInvalid
 
     configure_logs("info")
     try:
         source = DirectoryPackages(packages)
         meetings = source.read()
+        shim = MasterShim(source, trusted_proxies=LOOPBACK if trusted_proxies is None else trusted_proxies)
         listener = listen_tcp(host, port)
     except FolderMissing as error:
         return _refuse(f"{error}; create it, or name another with --packages")
     except FolderUnreadable as error:
         return _refuse(f"the packages folder cannot be read: {error.reason}")
-    except CannotListen as error:
+    except (CannotListen, ProxiesInvalid) as error:
         return _refuse(str(error))
     with listener:
         from .serving import run
 
         _announce(listener, source.folder, meetings)
-        run(MasterShim(source), listener)
+        run(shim, listener)
     return 0
 
 

@@ -29,6 +29,7 @@ PURE = (
     "master_shim.protocol.answer",
     "master_shim.protocol.conditions",
     "master_shim.protocol.cors",
+    "master_shim.protocol.forwarded",
     "master_shim.protocol.messages",
     "master_shim.protocol.names",
     "master_shim.protocol.ranges",

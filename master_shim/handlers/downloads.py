@@ -79,7 +79,7 @@ class DownloadHandlers:
                 return _redirect(node, meeting_id, version.digest)
         elif holders:
             choice = self._balancer.choose(
-                holders, client=request.client, meeting_id=meeting_id, digest=version.digest, now=now
+                holders, client=request.asked.client, meeting_id=meeting_id, digest=version.digest, now=now
             )
             if choice is not None:
                 return _redirect(choice.node, meeting_id, version.digest, choice.ticket)
@@ -160,8 +160,8 @@ class DownloadHandlers:
 
 
 def _own_info(request: Request) -> list[NodeInfo]:
-    scheme = request.scope.get("scheme", "http")
-    address = own_address(scheme, request.fields.get("host", ""), request.scope.get("server"))
+    _, scheme, host = request.asked
+    address = own_address(scheme, host, request.scope.get("server"))
     if address is None:
         return []
     prefix = quote(request.scope.get("root_path", "").rstrip("/"))

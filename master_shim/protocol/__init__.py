@@ -1,6 +1,7 @@
 """What node and shim share: wire types, names, and how a request is read and answered. Pure: no I/O, no clock.
 
-The wire types and names are exported here. `answer`, `conditions`, `cors`, `ranges` and `target` are modules of it.
+The wire types and names are exported here. `answer`, `conditions`, `cors`, `forwarded`, `ranges` and
+`target` are modules of it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Header = tuple[bytes, bytes]
 """A header field as ASGI has it: the name in lower case."""
 
-_ORIGIN = re.compile(r"https?://[^/]*", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 """What precedes the path in an absolute-form target, `GET http://host/path` (RFC 9112, 3.2.2)."""
 _API = "/api/v1/"
 
@@ -42,3 +42,9 @@ def path_of(scope: Mapping[str, Any]) -> str:
     if not rest.startswith("/") or (path.startswith(_API) and not rest.startswith("/api/")):
         return path
     return rest
+
+
+def host_of(scope: Mapping[str, Any], fields: Mapping[str, str]) -> str:
+    """Return the host, and the port if one is given, that a request names: in an absolute-form target, else in Host."""
+    origin = _ORIGIN.match(scope["path"])
+    return origin[1] if origin is not None else fields.get("host", "")

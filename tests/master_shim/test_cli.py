@@ -62,6 +62,7 @@ def test_usage_errors_are_explained(spawn: Spawner, folder: Path) -> None:
             (("--packages", str(folder), "--port", "99999"), "0 to 65535"),
             (("--packages", str(folder), "--port", "x"), "port"),
             (("--packages", str(folder), "--host", "no.such.host.invalid"), "cannot listen on no.such.host"),
+            (("--packages", str(folder), "--trusted-proxies", "proxy.lan"), "'proxy.lan' does not appear to be"),
             ((), "packages"),
         ):
             process = spawn(sys.executable, "-m", "master_shim", "serve", *arguments)

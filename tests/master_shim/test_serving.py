@@ -46,6 +46,20 @@ def test_a_request_target_may_name_the_server(served: ServedShim, folder: Path) 
     assert served.get(f"http://m{API}/meetings/m/download-package") == (200, (folder / "m.zip").read_bytes())
 
 
+def test_a_proxy_on_this_machine_tells_the_scheme_and_the_host(spawn: Spawner, folder: Path) -> None:
+    request = (
+        f"GET http://meetings.lan{API}/meetings/m/download-nodes-info HTTP/1.1\r\nHost: m\r\nConnection: close\r\n"
+        "X-Forwarded-Proto: https\r\n\r\n"
+    ).encode()
+    for arguments, url in (
+        ((), "https://meetings.lan:443"),
+        (("--trusted-proxies", "192.0.2.1,10.0.0.0/8"), "http://meetings.lan:80"),
+    ):
+        status, body = serve_shim(spawn, folder, *arguments).raw(request)
+        assert status == 200
+        assert json.loads(body)[0]["download_url"] == f"{url}{API}/meetings/m/download-package"
+
+
 def test_an_endless_body_is_refused(served: ServedShim) -> None:
     head = f"POST {API}/nodes/heartbeat HTTP/1.1\r\nHost: m\r\nConnection: close\r\n".encode()
     assert served.raw(head + b"Content-Length: 99999999\r\n\r\n" + b"x" * 1000)[0] == 413

@@ -92,6 +92,33 @@ async def test_nodes_info_lists_up_to_three_nodes_or_else_the_master(tmp_path: P
         assert (await client.get(f"{API}/meetings/none/download-nodes-info")).status_code == 404
 
 
+async def test_behind_a_trusted_proxy_the_url_of_the_master_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, "m.zip")
+    url = f"{API}/meetings/m/download-nodes-info"
+    path = f"{API}/meetings/m/download-package"
+    fields = {"Forwarded": "for=10.0.0.7;proto=https;host=meetings.example"}
+    for trusted, wanted in (
+        (["10.9.9.0/24"], {"ip": "meetings.example:443", "download_url": f"https://meetings.example:443{path}"}),
+        ([], {"ip": "master.lan:8000", "download_url": f"http://master.lan:8000{path}"}),
+    ):
+        async with client_of(MasterShim(DirectoryPackages(tmp_path), trusted_proxies=trusted)) as client:
+            assert (await client.get(url, headers=fields)).json() == [wanted]
+
+
+async def test_clients_behind_a_trusted_proxy_are_told_apart(tmp_path: Path) -> None:
+    digest = put(tmp_path, "m.zip")
+    shim = MasterShim(DirectoryPackages(tmp_path), trusted_proxies="10.9.9.9")
+    async with client_of(shim) as client:
+        await heartbeat(client, "n1", {"m": digest})
+        for number in range(4):
+            # One request each: no node has failed any of them.
+            await client.get(f"{API}/meetings/m/download-package", headers={"X-Forwarded-For": f"10.0.0.{number}"})
+        (node,) = shim.registry.nodes(0)
+        assert node.failed_clients == set()
+        await client.get(f"{API}/meetings/m/download-package", headers={"X-Forwarded-For": "10.0.0.1"})
+        assert node.failed_clients == {"10.0.0.1"}
+
+
 async def test_a_manifest_is_canonical_compressed_and_cacheable(tmp_path: Path) -> None:
     package = make_package(tmp_path / "m.zip", make_documents(30, 20_000))
     async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from master_shim.protocol.target import Fields, path_of
+from master_shim.protocol.target import Fields, host_of, path_of
 
 LIST = "/api/v1/nodes/list"
 
@@ -37,6 +37,13 @@ def test_the_path_below_the_mount_point(path: str, root_path: str, wanted: str) 
 
 def test_root_path_is_optional() -> None:
     assert path_of({"path": LIST}) == LIST
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"), [(LIST, "m:1"), (f"http://x:2{LIST}", "x:2"), ("HTTPS://x", "x"), (f"//x{LIST}", "m:1")]
+)
+def test_the_host_of_an_absolute_target_precedes_the_host_field(path: str, wanted: str) -> None:
+    assert host_of({"path": path}, {"host": "m:1"}) == wanted
 
 
 def test_repeated_fields_are_joined() -> None:
