@@ -83,8 +83,8 @@ class Registry:
         for name in packages:
             _check_length("packages", name)
         filling = frozenset(value for value in _limited("filling", message.filling) if len(value) == _DIGEST_CHARS)
-        # A meeting id is printable. Titles are displayed in lists and terminals.
-        active = tuple(MeetingName(m.id, one_line(m.title)) for m in active if m.id.isprintable())
+        # A meeting id is one line. Titles are displayed in lists and terminals.
+        active = tuple(MeetingName(m.id, one_line(m.title)) for m in active if one_line(m.id) == m.id)
         chars = sum(len(meeting.id) + len(meeting.title) for meeting in active) + sum(map(len, packages))
         chars += _DIGEST_CHARS * (len(packages) + len(filling)) + len(message.node_id) + len(message.address)
         chars += ITEM_CHARS * (len(active) + len(packages) + len(filling))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -13,19 +14,20 @@ import msgspec
 from blake3 import blake3
 
 from ..errors import FolderMissing, FolderUnreadable
-from ..protocol import UNREADABLE, is_meeting_id, one_line
+from ..protocol import UNREADABLE, is_meeting_id, one_line, why_no_meeting_id
 from .source import ListedMeeting
 
 _log = logging.getLogger("master_shim.packages")
 
 MAX_DETAILS_BYTES = 4 * 1024 * 1024
 """A larger `<id>.json` is a mistake: it is logged and not read."""
-_MAX_NAME_BYTES = 255 - len(".json")
-"""Longest id that fits into a file name of Linux's file systems."""
 
 
 class DirectoryPackages:
-    """A folder in which every `<id>.zip` is a meeting in progress.
+    """A folder in which every `<id>.zip` (or `.ZIP`) is a meeting in progress.
+
+    The id of a file is its name in the normal form NFC; names from macOS are often in another. A file whose name is no
+    valid id is logged and left out.
 
     Replace a package by a rename, never in place: write `.new` beside it, then `mv .new <id>.zip`. Names that begin
     with a dot are ignored, so the folder may contain half-written files. The folder may be a symbolic link. Links in it
@@ -41,6 +43,8 @@ class DirectoryPackages:
         if not self.folder.is_dir():
             raise FolderMissing(str(self.folder))
         self._prefix = f"{self.folder}/"
+        self._names: dict[str, str] = {}  # id -> name of its file, when the folder was listed last
+        self._listed: tuple[int, int] | None = None  # the folder's state then
         self._details: dict[str, tuple[object, dict[str, Any], str]] = {}
         self._ignored: set[str] = set()
 
@@ -49,8 +53,15 @@ class DirectoryPackages:
 
     async def __call__(self, meeting_id: str) -> str | None:
         """Return the path of the meeting's package, which may not exist; None if the id cannot be in the folder."""
-        path = f"{self._prefix}{meeting_id}.zip"
-        return path if _is_file_stem(meeting_id) and self._is_inside(path) else None
+        if not is_meeting_id(meeting_id):
+            return None
+        path = self._path_of(meeting_id)
+        # Both calls take 2 µs; handing them to a worker thread takes 50 times as long.
+        if not os.path.lexists(path) and _folder_state(self.folder) != self._listed:  # noqa: ASYNC240
+            # The name may be another than `<id>.zip`, in a folder that changed since it was listed.
+            await self.meetings()
+            path = self._path_of(meeting_id)
+        return path if self._is_inside(path) else None
 
     async def meetings(self) -> tuple[ListedMeeting, ...]:
         """Call `read` in a worker thread."""
@@ -58,25 +69,48 @@ class DirectoryPackages:
 
     def read(self) -> tuple[ListedMeeting, ...]:
         """Return the meetings in progress, ordered by id. Raises `FolderUnreadable`."""
-        found = []
+        packages: dict[str, str] = {}
+        descriptions: dict[str, str] = {}
         try:
+            listed = _folder_state(self.folder)
             with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    stem, dot, suffix = entry.name.rpartition(".")
-                    if dot and suffix == "zip" and _is_file_stem(stem) and self._is_package(entry):
-                        found.append(stem)
+                for entry in sorted(entries, key=_order):
+                    self._sort(entry, packages, descriptions)
         except OSError as error:
             raise FolderUnreadable(str(self.folder), str(error)) from error
-        for gone in self._details.keys() - set(found):
+        self._names, self._listed = packages, listed
+        for gone in self._details.keys() - packages.keys():
             del self._details[gone]
-        return tuple(self._meeting(meeting_id) for meeting_id in sorted(found))
+        return tuple(self._meeting(meeting_id, descriptions.get(meeting_id)) for meeting_id in sorted(packages))
+
+    def _sort(self, entry: os.DirEntry[str], packages: dict[str, str], descriptions: dict[str, str]) -> None:
+        """Add a name of the folder to the packages or the descriptions by meeting id, or log why it is left out."""
+        stem, dot, suffix = entry.name.rpartition(".")
+        kind = suffix.lower()
+        if not dot or kind not in {"zip", "json"} or entry.name.startswith("."):
+            return
+        meeting_id = unicodedata.normalize("NFC", stem)
+        if kind == "json":
+            descriptions.setdefault(meeting_id, entry.name)
+        elif reason := why_no_meeting_id(meeting_id):
+            self._log_ignored(entry.path, f"its name is no meeting id, {reason}: rename it")
+        elif meeting_id in packages:
+            self._log_ignored(entry.path, f"{packages[meeting_id]!r} is the same meeting: remove one of them")
+        elif self._is_package(entry):
+            packages[meeting_id] = entry.name
 
     def _is_package(self, entry: os.DirEntry[str]) -> bool:
         try:
-            return entry.is_file() and self._is_inside(f"{self._prefix}{entry.name}")
+            if entry.is_file():
+                return self._is_inside(f"{self._prefix}{entry.name}")
+            reason = "it is not a file"
         except OSError as error:  # such as a link to itself: other names are not affected
-            self._log_ignored(entry.path, error.strerror or str(error))
-            return False
+            reason = error.strerror or str(error)
+        self._log_ignored(entry.path, reason)
+        return False
+
+    def _path_of(self, meeting_id: str) -> str:
+        return f"{self._prefix}{self._names.get(meeting_id) or f'{meeting_id}.zip'}"
 
     def _is_inside(self, path: str) -> bool:
         """Tell whether a name in the folder is not a link out of it. Takes one `lstat` (2 µs) unless it is a link."""
@@ -92,21 +126,21 @@ class DirectoryPackages:
         """Log why a name is ignored, once."""
         if path not in self._ignored:
             self._ignored.add(path)
-            _log.warning("%s is left out: %s", path, reason)
+            _log.warning("%s is left out: %s", _shown(path), reason)
 
-    def _meeting(self, meeting_id: str) -> ListedMeeting:
-        details, fingerprint = self._read_details(meeting_id)
+    def _meeting(self, meeting_id: str, description: str | None) -> ListedMeeting:
+        details, fingerprint = ({}, "") if description is None else self._read_details(meeting_id, description)
         return ListedMeeting(
             id=meeting_id,
             title=one_line(_text(details.get("title"), meeting_id)) or meeting_id,
             time=one_line(_text(details.get("time"), "")),
-            path=f"{self._prefix}{meeting_id}.zip",
+            path=self._path_of(meeting_id),
             details=details,
             fingerprint=fingerprint,
         )
 
-    def _read_details(self, meeting_id: str) -> tuple[dict[str, Any], str]:
-        path = f"{self._prefix}{meeting_id}.json"
+    def _read_details(self, meeting_id: str, name: str) -> tuple[dict[str, Any], str]:
+        path = f"{self._prefix}{name}"
         try:
             stat = os.stat(path)  # noqa: PTH116 - faster than `Path`; called for every status
         except FileNotFoundError:
@@ -139,11 +173,24 @@ def _parse_details(path: str, stat: os.stat_result) -> tuple[dict[str, Any], str
     return details, blake3(data).hexdigest()
 
 
-def _is_file_stem(meeting_id: str) -> bool:
-    """Tell whether `<id>.zip` can be a file directly in the folder, from the text alone."""
-    if not is_meeting_id(meeting_id) or meeting_id[0] == ".":
-        return False
-    return len(meeting_id) <= _MAX_NAME_BYTES // 4 or len(meeting_id.encode()) <= _MAX_NAME_BYTES
+def _order(entry: os.DirEntry[str]) -> tuple[bool, str]:
+    """Order the names of a folder so that the first of several for one meeting is the usual one, `<id>.zip` in NFC."""
+    return (not entry.name.endswith((".zip", ".json")) or not unicodedata.is_normalized("NFC", entry.name), entry.name)
+
+
+def _folder_state(folder: Path) -> tuple[int, int] | None:
+    """Return what changes when a name is added to a folder; None if there is no folder."""
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - faster than `Path`; called for every unknown id
+    except OSError:
+        return None
+    return (stat.st_ino, stat.st_mtime_ns)
+
+
+def _shown(path: str) -> str:
+    """Return a path for the log: one line, whatever bytes it has."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return one_line(text, len(text))
 
 
 def _text(value: object, default: str) -> str:

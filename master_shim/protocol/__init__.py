@@ -27,7 +27,7 @@ from .messages import (
     VersionNode,
 )
 from .names import (
-    MAX_MEETING_ID_CHARS,
+    MAX_MEETING_ID_BYTES,
     MAX_TITLE_CHARS,
     SCHEMES,
     attachment,
@@ -36,11 +36,13 @@ from .names import (
     one_line,
     own_address,
     package_url,
+    why_no_meeting_id,
 )
 
 __all__ = [
-    "HEARTBEAT_SECONDS", "MAX_HEARTBEAT_BYTES", "MAX_HEARTBEAT_ITEMS", "MAX_MEETING_ID_CHARS", "MAX_TITLE_CHARS",
+    "HEARTBEAT_SECONDS", "MAX_HEARTBEAT_BYTES", "MAX_HEARTBEAT_ITEMS", "MAX_MEETING_ID_BYTES", "MAX_TITLE_CHARS",
     "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "SCHEMES", "UNREADABLE", "Heartbeat", "HeartbeatAnswer", "Load",
     "MeetingName", "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus", "Unregistration",
     "VersionNode", "attachment", "is_address", "is_meeting_id", "one_line", "own_address", "package_url",
+    "why_no_meeting_id",
 ]  # fmt: skip

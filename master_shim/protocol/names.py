@@ -7,12 +7,18 @@ import unicodedata
 from ipaddress import IPv6Address
 from urllib.parse import quote
 
-MAX_MEETING_ID_CHARS = 128
-"""Characters in a meeting id. The deployed system's are short; a longer one is hostile or a mistake."""
+MAX_MEETING_ID_BYTES = 255 - len("meeting_") - len("_pdfs.zip")
+"""Longest meeting id in UTF-8. Clients save `meeting_<id>_pdfs.zip`, and a file name has at most 255 bytes on Linux."""
 MAX_TITLE_CHARS = 512
 """Longer titles are cut: they are only displayed."""
 
-_MEETING_ID = re.compile(rf"(?![. ])[\w.:@+=~ -]{{1,{MAX_MEETING_ID_CHARS}}}(?<![. ])")
+_SLASHES = re.compile(r"[/\\\u2044\u2215\u2216\u29f5\u29f8]")
+"""Slashes, and what old code pages replace by one."""
+_PATH_LIKE = re.compile(r"\.|.*?(?:[/\\]|%[0-9A-Fa-f]{2})", re.DOTALL)
+"""A leading dot, a slash, or what becomes another character when it is decoded a second time."""
+_INVISIBLE_ALLOWED = str.maketrans(dict.fromkeys("\u00a0\u3000\u200c\u200d", "x"))
+"""Wide and no-break spaces, and joiners, which names in Chinese, Persian and Indic scripts and emoji contain."""
+_TOO_LONG = f"it is longer than {MAX_MEETING_ID_BYTES} bytes"
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 """Control characters, line breaks, bidirectional controls and lone surrogates."""
 _HOST_PATTERN = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?)"
@@ -25,12 +31,37 @@ SCHEMES = frozenset(_DEFAULT_PORTS)
 
 
 def is_meeting_id(text: str) -> bool:
-    """Tell whether `text` is a valid meeting id. Check before any disk or network access.
+    """Tell whether `text` is a valid meeting id. Check before any disk or network access."""
+    return not why_no_meeting_id(text)
 
-    Valid: 1 to 128 letters and digits of any script and ``-_.:@+=~`` and spaces, no dot or space at either end, and
-    unchanged by Unicode compatibility normalization (NFKC), so that no look-alike of a dot or slash becomes one later.
+
+def why_no_meeting_id(text: str) -> str:
+    """Return why `text` is not a valid meeting id; "" if it is one.
+
+    Valid: 1 to MAX_MEETING_ID_BYTES bytes of UTF-8 in the normal form NFC; visible characters and spaces; no slash or
+    backslash, no `%` before two hexadecimal digits, no dot or space at either end. The compatibility form (NFKC) has no
+    slash, `%XX` or leading dot either, so that no look-alike becomes one in a later layer.
     """
-    return _MEETING_ID.fullmatch(text) is not None and unicodedata.is_normalized("NFKC", text)
+    if not text:
+        return "it is empty"
+    if len(text) > MAX_MEETING_ID_BYTES:
+        return _TOO_LONG
+    # Servers decode invalid UTF-8 to U+FFFD.
+    if "\ufffd" in text or not (text.isprintable() or text.translate(_INVISIBLE_ALLOWED).isprintable()):
+        return "it has control, invisible or unknown characters"
+    if text[0] == "." or text[-1] == "." or text != text.strip():
+        return "it begins or ends with a dot or a space"
+    if _SLASHES.search(text) or _PATH_LIKE.match(text):
+        return "it has a slash, a backslash, or % before two hexadecimal digits"
+    if text.isascii():
+        return ""
+    if len(text.encode()) > MAX_MEETING_ID_BYTES:
+        return _TOO_LONG
+    if not unicodedata.is_normalized("NFC", text):
+        return "it is not in the normal form NFC of Unicode"
+    if _PATH_LIKE.match(unicodedata.normalize("NFKC", text)):
+        return "it has a look-alike of a slash, a backslash, a leading dot or %"
+    return ""
 
 
 def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:

@@ -14,7 +14,7 @@ from blake3 import blake3
 from cyclopts import Parameter
 from rich.filesize import decimal
 
-from master_shim.protocol import is_meeting_id, one_line
+from master_shim.protocol import one_line, why_no_meeting_id
 from store import InvalidManifest, PackageChanged, PackageRejected, Ref, split_file
 
 from ..errors import CommandFailed, NodeError
@@ -68,8 +68,8 @@ def import_package(
     pin
         Keep the version until it is unpinned.
     """
-    if not is_meeting_id(meeting):
-        raise CommandFailed(f"{meeting[:80]!r} is not a valid meeting id", exits.USAGE)
+    if reason := why_no_meeting_id(meeting):
+        raise CommandFailed(f"{meeting[:80]!r} is not a valid meeting id: {reason}", exits.USAGE)
     settings = settings_of(storage_path, config)
     with open_storage(settings) as store:
         manifest = _store_file(store, package)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-import structlog
 
 from master_shim import protocol
 
@@ -26,16 +25,16 @@ MAX_DETAIL_CHARS = 200
 IN_PROGRESS = "进行中"
 """The deployed master's status of a meeting in progress."""
 
-_log = structlog.get_logger("trionode.master")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class MeetingList:
-    """The master's answer to a poll: its token, and the title of each meeting in progress by id."""
+    """The answer to a poll: the token, the titles of the meetings in progress by id, and the ids that are invalid."""
 
     token: str
     meetings: Mapping[str, str]
+    invalid: frozenset[str] = frozenset()
 
 
 async def expect_status(response: httpx.Response, status: int) -> None:
@@ -95,22 +94,22 @@ def meetings_of_node_status(body: bytes) -> MeetingList:
     if meetings is None:
         # Some deployed masters send a single meeting, and null or nothing when there is none.
         meetings = (status.active_meeting,) if status.active_meeting is not None else ()
-    return MeetingList(status.id, _titles((meeting.id, meeting.title) for meeting in meetings))
+    return _list(status.id, meetings)
 
 
 def meetings_of_token_status(body: bytes) -> MeetingList:
     """Return the list in an answer of `status/token`. Raises `OriginError`."""
     status = decode(body, protocol.TokenStatus)
     # Older masters list every meeting with its status, newer ones only those in progress, without one.
-    running = (meeting for meeting in status.meetings if meeting.status in {None, IN_PROGRESS})
-    return MeetingList(status.id, _titles((meeting.id, meeting.title) for meeting in running))
+    return _list(status.id, (meeting for meeting in status.meetings if meeting.status in {None, IN_PROGRESS}))
 
 
-def _titles(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _list(token: str, meetings: Iterable[protocol.MeetingName | protocol.TokenMeeting]) -> MeetingList:
     titles: dict[str, str] = {}
-    for meeting_id, title in pairs:
-        if protocol.is_meeting_id(meeting_id):
-            titles[meeting_id] = protocol.one_line(title)
+    invalid: set[str] = set()
+    for meeting in meetings:
+        if protocol.is_meeting_id(meeting.id):
+            titles[meeting.id] = protocol.one_line(meeting.title)
         else:
-            _log.warning("the master lists a meeting whose id is not valid; it is ignored", meeting_id=meeting_id[:80])
-    return titles
+            invalid.add(meeting.id)
+    return MeetingList(token, titles, frozenset(invalid))

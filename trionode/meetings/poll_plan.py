@@ -39,11 +39,15 @@ class LastPoll:
 
 @dataclass(frozen=True, slots=True)
 class PollPlan:
-    """The consequences of a poll. `invalidated` meetings are not advertised until they were checked again."""
+    """The consequences of a poll. `invalidated` meetings are not advertised until they were checked again.
+
+    `newly_invalid` are the invalid ids that the last poll did not list.
+    """
 
     checks: Mapping[str, Check]
     invalidated: frozenset[str]
     ended: frozenset[str]
+    newly_invalid: frozenset[str]
     poll: LastPoll
 
 
@@ -60,7 +64,8 @@ def plan_poll(last: LastPoll | None, listed: MeetingList, *, full: bool = False)
         checks = dict.fromkeys(listed.meetings, Check.ROUTINE)
         # Meetings without a token: a deployed master waits for its nodes, and changes its token afterwards.
         token_pending = listed.token == NO_TOKEN and bool(listed.meetings)
-        return PollPlan(checks, frozenset(), frozenset(), LastPoll(listed, token_pending=token_pending))
+        poll = LastPoll(listed, token_pending=token_pending)
+        return PollPlan(checks, frozenset(), frozenset(), listed.invalid, poll)
     added = listed.meetings.keys() - last.listed.meetings.keys()
     ended = last.listed.meetings.keys() - listed.meetings.keys()
     stayed = listed.meetings.keys() & last.listed.meetings.keys()
@@ -77,5 +82,6 @@ def plan_poll(last: LastPoll | None, listed: MeetingList, *, full: bool = False)
         checks,
         invalidated=frozenset(added | (stayed if unexplained else set())),
         ended=frozenset(ended),
+        newly_invalid=listed.invalid - last.listed.invalid,
         poll=LastPoll(listed, token_pending=(last.token_pending or set_changed) and not new_token),
     )

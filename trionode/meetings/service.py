@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from master_shim.protocol import why_no_meeting_id
 from store import NeverFits, StoreError
 
 from ..backoff import retry_seconds
@@ -104,6 +105,8 @@ class Meetings:
         first = self._last_poll is None
         plan = plan_poll(self._last_poll, listed, full=full)
         self._last_poll = plan.poll
+        for name in sorted(plan.newly_invalid):
+            _log.warning("a meeting of the master is left out", meeting=name[:80], why=why_no_meeting_id(name))
         for meeting_id in plan.ended:
             self._apply_event(self._meetings.pop(meeting_id), MeetingEvent.END)
             _log.info("meeting ended", meeting=meeting_id)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+import unicodedata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from master_shim.protocol.names import attachment, is_meeting_id, own_address, package_url
+from master_shim.protocol.names import attachment, is_meeting_id, own_address, package_url, why_no_meeting_id
+from master_shim.protocol.target import path_of
+from master_shim.routes import Match, Route, find
+from store.layout import Layout
+from trionode.delivery import http
 
 
 @given(st.text(min_size=1, max_size=140))
@@ -52,12 +58,60 @@ def test_a_package_url_quotes_the_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "..", "a/b", "a\\b", "\x00", "a\x00b", "x" * 10_000, "․․", "ａ", ".a", "\ud800"]
-)
+    "text",
+    ["", ".", "..", "a/b", "a\\b", "\x00", "a\x00b", "a\nb", "x" * 239, "会" * 80, "x" * 10_000, ".a", "a.", " a", "a ",
+     "\u3000a", "\ud800", "%2e%2e", "a%2Fb", "․․", "．．", "a／b", "a＼b", "a⁄b", "a∕b", "a％2fb", "℀", "a\u202eb",
+     "a\u200bb", "cafe\u0301", "a\ufffdb"],
+)  # fmt: skip
 def test_invalid_meeting_ids(text: str) -> None:
     assert not is_meeting_id(text)
+    assert why_no_meeting_id(text)
 
 
-@pytest.mark.parametrize("text", ["m", "会议 1", "a-b_c.d:e@f+g=h~i", "x" * 128, "-", "١"])
+@pytest.mark.parametrize(
+    "text",
+    ["m", "会议 1", "a-b_c.d:e@f+g=h~i", "x" * 238, "会" * 79, "-", "١", "board (1)", "会议（一）", "Q3, final", "R&D",
+     "2026#1", "100% done", "½ Tag", "会议　二", "《预算》：说明", "👩\u200d💻",
+     "Chairman's \"new\" one", "café", "ａ", "a..b"],
+)  # fmt: skip
 def test_valid_meeting_ids(text: str) -> None:
-    assert is_meeting_id(text)
+    assert why_no_meeting_id(text) == ""
+
+
+PARTS = [
+    "/", "\\", ".", "..", "%", "2e", "2F", "\0", "\r\n", "\t", "\x7f", "\ud800", "\u202e", "\u2028", "․", "‥", "．",
+    "／", "＼", "％", "⁄", "∕", "﹨", "℀", "?", "#", "&", ";", ",", '"', "'", "<", "(", "（", " ", "\u3000", "e\u0301",
+    "é", "会", "😀", "a",
+]  # fmt: skip
+MIXED = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
+
+
+@settings(max_examples=1_000)
+@given(st.one_of(MIXED, st.text(), st.text(st.characters(codec=None))))
+@example("x" * 238)
+@example("😀" * 59)
+def test_no_valid_id_reaches_another_path_or_header(text: str) -> None:
+    if not is_meeting_id(text):
+        return
+    for form in (text, unicodedata.normalize("NFKC", text), unquote(text)):
+        assert not re.search(r"[/\\\x00-\x1f\x7f]", form)
+        assert not form.startswith(".")
+    # As a file name: directly in the folder, with every suffix.
+    for name in (f"{text}.zip", f"{text}.json", f"meeting_{text}_pdfs.zip"):
+        assert len(name.encode()) <= 255
+        assert Path("/folder", name).resolve() == Path("/folder") / name
+    ref = Layout(Path("/storage")).ref(text)
+    assert ref.parent == Path("/storage/meetings")
+    assert len(ref.name.encode()) <= 255
+    # As a part of a URL: one segment, which the routes of the shim and the node return unchanged.
+    url = package_url("http://h:1", text)
+    assert re.fullmatch(r"[!-~]+", url)
+    split = urlsplit(url)
+    assert (split.netloc, split.query, split.fragment) == ("h:1", "", "")
+    scope = {"path": unquote(split.path)}
+    assert find(path_of(scope)) == Match(Route.DOWNLOAD, text)
+    of_node = http._PATH.fullmatch(path_of(scope))
+    assert of_node is not None
+    assert of_node[1] == text
+    # As a header.
+    assert re.fullmatch(rb"attachment; filename=\"[A-Za-z0-9._ -]*\"(; filename\*=UTF-8''[!-~]*)?", attachment(text))

@@ -19,6 +19,13 @@ def test_the_first_poll_has_routine_checks_of_all():
     assert not plan.invalidated
 
 
+def test_an_invalid_id_is_reported_once():
+    first = plan_poll(None, MeetingList("t", {}, frozenset({"a/b"})))
+    assert first.newly_invalid == {"a/b"}
+    second = plan_poll(first.poll, MeetingList("t", {}, frozenset({"a/b", "c/d"})))
+    assert second.newly_invalid == {"c/d"}
+
+
 def test_a_first_token_is_no_sign_of_a_restart():
     # The node was started while a deployed master waited for its nodes: the token that follows is no restart.
     waiting = plan_poll(None, listed("none", "a"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 import pytest
 import trio
@@ -45,7 +46,8 @@ HOSTILE = [
     "%ef%bc%8e%ef%bc%8e",  # full-width dots
     "%e2%80%a4%e2%80%a4",  # one dot leaders
     "m1%e2%81%84",  # a fraction slash
-    "%ef%bd%8d1",  # a full-width m
+    "m1%ef%bc%8f",  # a full-width slash
+    "%252e%252e",  # for a second decoding
     "%ff%fe",
     "",
 ]
@@ -98,3 +100,26 @@ async def test_unknown_ids_cause_few_requests_to_the_master(node: OurNode, maste
     assert asked_about(master) <= {"m1", "status"}
     # Its list of meetings is polled again for them, but not for each.
     assert master.state()["requests"]["GET /api/v1/meetings/status/node"] < 100
+
+
+async def test_names_that_people_have_are_served_and_invalid_ones_logged_once(
+    fakes: FakeFactory, folder: Path, package: Package, start_node: StartNode
+):
+    names = ["board (1)", "会议（一）", "Q3, final", "R&D", "2026#1", "100% done", "x" * 238]
+    for name in (*names, "a/b"):
+        (folder / f"{quote(name, safe='')[:250]}.zip").write_bytes(package.path.read_bytes())
+    master = fakes.master(folder, started=(*names, "a/b"))
+    node = start_node(master.url)
+    await node.until_synced(*names)
+    for name in names:
+        answer = await node.download(quote(name, safe=""))
+        assert answer.status_code == 200
+        disposition = answer.headers["content-disposition"]
+        assert f"meeting_{name}.zip" in unquote(disposition)
+    master.reset()
+
+    async def polled() -> bool:
+        return master.state()["requests"].get("GET /api/v1/meetings/status/node", 0) >= 2
+
+    await eventually(polled, what="two more polls")
+    assert node.process.log().count("a meeting of the master is left out") == 1
