@@ -11,7 +11,7 @@ from .manifest import Chunk, ChunkMismatch, InvalidManifest, Literal, Manifest
 from .node_files import NodeFileDamaged, StorageLock, StorageTaken, node_id
 from .package_table import Lease
 from .quota import NeverFits, NoSpace
-from .reading import split_fd, split_file
+from .reading import check_fd, count_files, split_fd, split_file
 from .records import (
     ChunkLocation,
     PackageCorrupt,
@@ -28,7 +28,7 @@ from .recovery import UnknownFormat
 from .staged_file import FillBusy
 from .store import Store
 from .stream_fill import StreamFill
-from .zips import PackageRejected
+from .zip_directory import PackageRejected
 
 __all__ = [
     "Chunk",
@@ -62,6 +62,8 @@ __all__ = [
     "VersionMissing",
     "VersionPresent",
     "age_of",
+    "check_fd",
+    "count_files",
     "node_id",
     "plan_eviction",
     "split_fd",

@@ -15,11 +15,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from . import zips
 from .buffered_reader import BufferedReader, PackageChanged, ReadInto, hash_bytes
 from .digest import Digest
 from .manifest import Chunk, Literal, Manifest
 from .splitting import cut_region, join, regions
-from .zips import find_members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +61,19 @@ def split_fd(fd: int, size: int) -> Manifest:
     return manifest
 
 
+def check_fd(fd: int, size: int, *, unpack: bool) -> None:
+    """Check that the first `size` bytes of an open file are a package, without seeking it.
+
+    `unpack`: read all members too; see `zips.check_package`. Raises `PackageRejected`, `PackageChanged`, `OSError`.
+    """
+    zips.check_package(partial(read_into, fd), size, unpack=unpack)
+
+
+def count_files(fd: int, size: int) -> int:
+    """Return the number of files in a package, without seeking it; 0 for one that is no zip. Errors as `check_fd`."""
+    return zips.count_files(partial(read_into, fd), size)
+
+
 def split_bytes(reader: ReadInto, size: int, whole: Callable[[], Digest] | None = None) -> Manifest:
     """Split the first `size` bytes. Raises `PackageChanged` when the file ends before that.
 
@@ -70,7 +83,7 @@ def split_bytes(reader: ReadInto, size: int, whole: Callable[[], Digest] | None 
     def split(buffered: BufferedReader, batch: Sequence[Region]) -> list[Part]:
         return [part for region in batch for part in cut_region(buffered, region)]
 
-    batches = _batches(regions(find_members(reader, size), size))
+    batches = _batches(regions(zips.find_members(reader, size), size))
     digest, parts = _in_two_threads(reader, size, batches, split, whole or partial(hash_bytes, reader, size))
     return Manifest(digest, size, join(chain.from_iterable(parts)))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .background_hashing import BackgroundHasher
 from .errors import StoreError
 from .records import PackageCorrupt
-from .zips import PackageRejected
+from .zip_directory import PackageRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import re
 import struct
 import zipfile
 
@@ -14,25 +15,30 @@ from hypothesis import strategies as st
 
 from store import (
     PackageRejected,
+    zips,
 )
-from store.zips import check_package, find_members
+from store.zips import check_package, count_files, find_members
 from tests.store.helpers import (
     assert_split,
 )
 from tests.store.samples import (
     VALID_ZIP,
     documents,
+    make_zip,
     manifest_of,
     reader_of,
 )
+from tests.store.strange_zips import NO_PACKAGES, STRANGE, overlapping
 
 MIB = 1024 * 1024
 
 
 def split_and_check(data: bytes) -> None:
     assert_split(manifest_of(data), data)
-    with contextlib.suppress(PackageRejected):  # no other error
-        check_package(reader_of(data), len(data))
+    count_files(reader_of(data), len(data))
+    for unpack in (False, True):
+        with contextlib.suppress(PackageRejected):  # no other error
+            check_package(reader_of(data), len(data), unpack=unpack)
 
 
 @given(st.binary(min_size=1, max_size=2000))
@@ -64,6 +70,80 @@ def test_false_values_in_the_directory(changes):
     for at, value in changes:
         data[at : at + 4] = struct.pack("<L", value)
     split_and_check(bytes(data))
+
+
+@given(
+    st.sampled_from([*STRANGE]),
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(4, 60), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4
+    ),
+)
+def test_false_values_in_the_headers_of_any_zip(name, changes):
+    data = bytearray(STRANGE[name])
+    records = [found.start() for found in re.finditer(b"PK(\1\2|\3\4|\5\6)", data)]
+    for which, offset, value in changes:
+        at = records[which % len(records)] + offset
+        data[at : at + len(value)] = value
+    split_and_check(bytes(data))
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_other_programs_open_is_a_package(name, unpack):
+    data = STRANGE[name]
+    check_package(reader_of(data), len(data), unpack=unpack)
+    assert count_files(reader_of(data), len(data)) >= 1
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+@pytest.mark.parametrize("name", NO_PACKAGES)
+def test_what_is_no_package_says_why(name, unpack):
+    data, reason = NO_PACKAGES[name]
+    with pytest.raises(PackageRejected) as caught:
+        check_package(reader_of(data), len(data), unpack=unpack)
+    assert reason in caught.value.reason
+
+
+def test_an_empty_file_is_no_package():
+    with pytest.raises(PackageRejected, match="not a package: it is empty"):
+        check_package(reader_of(b""), 0)
+    assert count_files(reader_of(b""), 0) == 0
+
+
+def test_members_that_share_their_bytes_are_not_unpacked():
+    data = overlapping(2_000, 100_000_000)
+    read = 0
+
+    def reader(view: memoryview, offset: int) -> int:
+        nonlocal read
+        count = reader_of(data)(view, offset)
+        read += count
+        return count
+
+    with pytest.raises(PackageRejected, match="overlap"):
+        check_package(reader, len(data))
+    # The end of the file, the directory, and the header of each member.
+    assert read < 2**17 + 2_000 * 100 + 2_000 * 30
+
+
+@pytest.mark.parametrize("size", [900_000, 0])
+def test_a_member_is_unpacked_only_up_to_the_bound(monkeypatch, size):
+    monkeypatch.setattr(zips, "SMALL_UNPACKED_BYTES", 1_000_000)
+    data = bytearray(make_zip({"a": bytes(2_000_000)}, method=zipfile.ZIP_DEFLATED))
+    at = data.rindex(b"PK\1\2")
+    data[at + 24 : at + 28] = struct.pack("<L", size)
+    monkeypatch.setattr(zips, "MAX_UNPACKED_RATIO", 1)
+    with pytest.raises(PackageRejected, match="member 'a' unpacks to more than 9"):
+        check_package(reader_of(bytes(data)), len(data))
+
+
+def test_a_long_directory_is_not_read():
+    data = bytearray(VALID_ZIP)
+    end = data.rindex(b"PK\5\6")
+    data[end:end] = bytes(17 * MIB)
+    data[end + 17 * MIB + 12 : end + 17 * MIB + 16] = struct.pack("<L", end + 17 * MIB - DIRECTORY)
+    with pytest.raises(PackageRejected, match="bytes, more than"):
+        check_package(reader_of(bytes(data)), len(data))
 
 
 @given(st.integers(1, len(VALID_ZIP)))

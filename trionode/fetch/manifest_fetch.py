@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Self
 
 import structlog
 import trio
 
-from store import ChunkMismatch, StoreError, VersionPresent
+from store import ChunkMismatch, StoreError, VersionPresent, check_fd
 
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
-from .archive import check_archive
 from .room import begin_with_room, call_with_room
 from .scheduler import choose_range, plan_batches
 
@@ -69,7 +69,7 @@ class ManifestFetcher:
         )
         try:
             await _Lanes(self._master, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
-            await trio.to_thread.run_sync(check_archive, fill)
+            await trio.to_thread.run_sync(partial(check_fd, fill.fileno(), fill.size, unpack=False))
             await call_with_room(self._make_room, fill.commit)
         except VersionGone:
             # The rest can never be fetched, so there is nothing to resume.

@@ -12,12 +12,11 @@ import structlog
 import trio
 
 from master_shim.protocol import why_no_meeting_id
-from store import NeverFits, StoreError
+from store import NeverFits, StoreError, count_files
 
 from ..backoff import retry_seconds
 from ..errors import FillFailed, NodeError, OriginError
 from ..events import AutoResetEvent
-from ..fetch.archive import count_files
 from ..fetch.live_fill import LiveFill
 from ..fetch.manifest_fetch import ManifestFetcher
 from ..fetch.stream_fetch import StreamFetcher
@@ -263,7 +262,7 @@ class Meetings:
         if not await self._refs.switch(meeting, digest):
             return
         with self._store.lease(digest) as lease:
-            file_count = await trio.to_thread.run_sync(count_files, lease)
+            file_count = await trio.to_thread.run_sync(count_files, lease.fileno(), lease.size)
         meeting.record_success(digest, file_count)
         self._apply_event(meeting, MeetingEvent.CONFIRM)
 
