@@ -36,9 +36,9 @@ LINE_BYTES_PER_SECOND = 12.5e6
 NGINX_CACHE = "nginx proxy_cache, lock"
 
 FRESH_SECONDS = (1.05, 1.6)
-"""Delay from the node's last request to the appearance of the package. With less, the first client would get a 404,
-since a node asks for an unknown id once a second; with more, the node would fetch the package before the clients
-request it, since it polls every 3 s."""
+"""Delay from the node's last request to the appearance of the package. With less, the first client would wait for the
+rest of a second, since unknown ids make a node poll once a second; with more, the node would fetch the package before
+the clients request it, since it polls every 3 s."""
 
 
 @dataclass(slots=True)

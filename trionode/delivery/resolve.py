@@ -10,6 +10,7 @@ from store import VersionMissing
 
 from ..errors import FillFailed, MeetingUnknown, OriginError, OriginUnreachable, VersionGone
 from ..meetings.poll_plan import Check
+from ..meetings.poller import SPACING_SECONDS
 from ..meetings.states import MeetingState
 from .verified_lease import VerifiedLease
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from ..upkeep.repair import Repairer
 
     Source = VerifiedLease | LiveFill
-
-ABSENT_SECONDS = 1.0
-"""How long a meeting that the master did not list counts as absent without another poll, so that requests with invented
-ids do not load the master."""
 
 RESOLVE_SECONDS = 20.0
 """Time limit for resolving a request. Tablets require the headers within 30 s."""
@@ -77,9 +74,10 @@ class Resolver:
         """Return a source, or None after waiting for a change that may bring one."""
         if version is not None and (lease := await self._lease(version)) is not None:
             return lease
-        meeting = await self._find_meeting(meeting_id, version)
+        meeting = self._meetings.get(meeting_id)
         if meeting is None:
-            return await self._not_in_progress(meeting_id, version)
+            absent = await self._is_absent(meeting_id, version, arrived)
+            return await self._not_in_progress(meeting_id, version) if absent else None
         fill = meeting.fill
         # A fill that was in progress when the meeting was invalidated may be of a version that is no longer current:
         # only a request for that very version follows it.
@@ -93,17 +91,19 @@ class Resolver:
         await self._check_for(meeting, version, arrived)
         return None
 
-    async def _find_meeting(self, meeting_id: str, version: Digest | None) -> Meeting | None:
-        meeting = self._meetings.get(meeting_id)
-        if meeting is not None:
-            return meeting
+    async def _is_absent(self, meeting_id: str, version: Digest | None, arrived: float) -> bool:
+        """Return whether the master does not list a meeting, by a poll that began after the request's arrival.
+
+        False after a wait for a poll.
+        """
         try:
-            await self._poller.poll(max_age=ABSENT_SECONDS)
+            known = await self._poller.poll_since(arrived)
         except (OriginUnreachable, OriginError):
             # While the master does not answer, a stored version is served.
             if version is not None or self._store.ref(meeting_id) is None:
                 raise
-        return self._meetings.get(meeting_id)
+            known = True
+        return known and self._meetings.get(meeting_id) is None
 
     async def _not_in_progress(self, meeting_id: str, version: Digest | None) -> VerifiedLease:
         """Return the stored version of a meeting that is not in progress, for late tablets."""
@@ -137,7 +137,7 @@ class Resolver:
         """
         if meeting.check_began_at >= arrived:
             raise VersionGone(version) if meeting.lacks_room is None else _failure_of(meeting)
-        pause = meeting.check_ended_at + ABSENT_SECONDS - trio.current_time()
+        pause = meeting.check_ended_at + SPACING_SECONDS - trio.current_time()
         if not meeting.checking and pause > 0:
             with trio.move_on_after(pause):
                 await meeting.changed.wait()

@@ -11,7 +11,7 @@ import trio
 
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable
-from ..events import AutoResetEvent
+from ..events import AutoResetEvent, Broadcast
 
 if TYPE_CHECKING:
     from random import Random
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 3.0
 """Interval between polls: with one fill it fits into the 5 s of the deployed master's start gate."""
+
+SPACING_SECONDS = 1.0
+"""Shortest interval between polls, or checks of one meeting, that requests cause: invented ids and versions then cost
+the master one call a second."""
 
 _log = structlog.get_logger("trionode.meetings")
 
@@ -39,7 +43,10 @@ class Poller:
         self._rng = rng
         self._requested = AutoResetEvent()
         self._lock = trio.Lock()
-        self._ended_at = -inf
+        self._polled = Broadcast()
+        self._began_at = self._failed_at = -inf
+        self._answered_from = -inf
+        """When the last answered poll began."""
         self._failure: NodeError | None = None
 
     @property
@@ -51,29 +58,52 @@ class Poller:
         """Request a poll now."""
         self._requested.set()
 
-    async def poll(self, *, full: bool = False, max_age: float = 0.0) -> None:
-        """Poll the master, and apply its answer.
-
-        The result of a poll that ended less than `max_age` seconds ago is reused, even a failure: otherwise requests
-        would wait one after the other for a master that does not answer. Raises `OriginUnreachable` or `OriginError`.
-        """
+    async def poll(self, *, full: bool = False) -> None:
+        """Poll the master, and apply its answer. Raises `OriginUnreachable` or `OriginError`."""
         async with self._lock:
-            if max_age and trio.current_time() - self._ended_at < max_age:
-                if self._failure is not None:
-                    raise self._failure.with_traceback(None)
-                return
-            try:
-                listed = await self._master.poll()
-            except NodeError as error:
-                self._ended_at, self._failure = trio.current_time(), error
-                raise
-            self.answered.set()
-            if self._failure is not None:
-                self._failure = None
-                self._meetings.retry_unreachable()
-            self.answered_at = time.time()
-            self._ended_at = trio.current_time()
-            await self._meetings.apply(listed, full=full)
+            await self._poll(full=full)
+
+    async def poll_since(self, moment: float) -> bool:
+        """Return whether a poll that began at `moment` or later was answered; False after a wait: call again.
+
+        So nobody is told "no such meeting" by an answer that is older than the request. The polls are shared by all
+        callers, and at least `SPACING_SECONDS` apart. The failure of the last poll is raised for as long, whenever it
+        began: otherwise callers would wait one after the other for a master that does not answer.
+        """
+        if self._answered_since(moment):
+            return True
+        pause = self._began_at + SPACING_SECONDS - trio.current_time()
+        if pause > 0:
+            with trio.move_on_after(pause):
+                await self._polled.wait()
+            return False
+        async with self._lock:
+            if not self._answered_since(moment) and trio.current_time() - self._began_at >= SPACING_SECONDS:
+                await self._poll()
+        return self._answered_since(moment)
+
+    def _answered_since(self, moment: float) -> bool:
+        if self._failure is not None and trio.current_time() - self._failed_at < SPACING_SECONDS:
+            raise self._failure.with_traceback(None)
+        return self._answered_from >= moment
+
+    async def _poll(self, *, full: bool = False) -> None:
+        began = self._began_at = trio.current_time()
+        try:
+            listed = await self._master.poll()
+        except NodeError as error:
+            self._failed_at, self._failure = trio.current_time(), error
+            raise
+        finally:
+            # Waiters run after the next await, so after the answer was applied.
+            self._polled.notify()
+        self.answered.set()
+        if self._failure is not None:
+            self._failure = None
+            self._meetings.retry_unreachable()
+        self.answered_at = time.time()
+        self._answered_from = began
+        await self._meetings.apply(listed, full=full)
 
     async def run(self) -> None:
         """Poll until cancelled, at about the same interval while the master does not answer.

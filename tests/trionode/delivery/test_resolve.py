@@ -100,13 +100,39 @@ async def test_a_meeting_that_has_ended_is_served_from_its_stored_version(tmp_pa
 async def test_unknown_meetings_and_versions_are_refused_and_cost_the_master_one_poll(tmp_path: Path):
     store = Store.open(tmp_path / "storage")
     manifest = put(store, tmp_path, 200_000)
+    store.remove(manifest.digest)
+    master = ScriptedMaster()
+    refused: list[type[Exception]] = []
+
+    async def request(resolver: Resolver, number: int, version: Digest | None) -> None:
+        try:
+            await resolver.resolve(f"unknown-{number}", version)
+        except (MeetingUnknown, VersionGone) as error:
+            refused.append(type(error))
+
+    async with running_meetings(store, master) as running:
+        resolver = resolver_of(running)
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(request, resolver, number, manifest.digest if number % 2 else None)
+        assert sorted(refused, key=str) == [MeetingUnknown] * 10 + [VersionGone] * 10
+        assert master.polls == 1
+
+
+async def test_a_meeting_that_begins_after_the_last_poll_is_not_called_unknown(tmp_path: Path):
+    store = Store.open(tmp_path / "storage")
+    manifest = put(store, tmp_path, 200_000)
+    old = put(store, tmp_path, 300_000)
+    store.set_ref(Ref("m", old.digest, "m", in_progress=False, ended_at=1.0))
     master = ScriptedMaster()
     async with running_meetings(store, master) as running:
         resolver = resolver_of(running)
-        for number in range(20):
-            with pytest.raises(MeetingUnknown):
-                await resolver.resolve(f"unknown-{number}", None)
-        store.remove(manifest.digest)
-        with pytest.raises(VersionGone):
-            await resolver.resolve("unknown", manifest.digest)
-        assert master.polls == 1
+        with pytest.raises(MeetingUnknown):
+            await resolver.resolve("new", None)
+        master.manifests = {"new": manifest, "m": manifest}
+        for meeting_id in ("new", "m"):
+            source = await resolver.resolve(meeting_id, None)
+            assert isinstance(source, VerifiedLease)
+            assert source.digest == manifest.digest
+            source.close()
+        assert master.polls == 2

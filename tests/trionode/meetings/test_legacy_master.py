@@ -71,6 +71,19 @@ async def test_a_node_opens_the_deployed_start_gate(
     assert digest_of((await node.download("m1")).content) == master.state()["meetings"]["m1"]["digest"]
 
 
+@pytest.mark.parametrize("how", STARTS)
+async def test_a_meeting_that_begins_just_after_the_node_has_polled_is_not_answered_404(
+    master: RunningMaster, start_node: StartNode, how: Start
+):
+    node = start_node(master.url, how=how)
+    await eventually(lambda: master.state()["nodes"])
+    assert (await node.download("m1")).status_code == 404
+    started = master.start("m1")
+    answer = await node.download("m1")
+    assert answer.status_code == 200
+    assert digest_of(answer.content) == started["digest"]
+
+
 async def test_a_meeting_that_restarts_between_two_polls_is_noticed(master: RunningMaster, start_node: StartNode):
     old = master.start("m1")
     node = start_node(master.url)

@@ -20,7 +20,7 @@ from trionode.heartbeat.builder import HeartbeatBuilder
 from trionode.heartbeat.sender import HeartbeatSender
 from trionode.lifecycle import Lifecycle
 from trionode.master.responses import MeetingList
-from trionode.meetings.poller import POLL_SECONDS, Poller
+from trionode.meetings.poller import POLL_SECONDS, SPACING_SECONDS, Poller
 from trionode.meetings.service import Meetings
 from trionode.upkeep.repair import Repairer
 
@@ -127,6 +127,20 @@ class CountingMaster(Master):
         return sum(what == "poll" for what, _ in self.answered)
 
 
+class SlowMaster:
+    """Answers as another master, `seconds` later."""
+
+    def __init__(self, master: Master, seconds: float) -> None:
+        self.begun = 0
+        self._master = master
+        self._seconds = seconds
+
+    async def poll(self) -> MeetingList:
+        self.begun += 1
+        await trio.sleep(self._seconds)
+        return await self._master.poll()
+
+
 class Applied:
     """The meetings to which a poller hands its answers."""
 
@@ -172,23 +186,74 @@ async def test_a_requested_poll_is_made_at_once(applied: Applied, autojump_clock
         nursery.cancel_scope.cancel()
 
 
-async def test_a_recent_poll_serves_many_requests_whether_it_succeeded_or_not(
+async def test_requests_share_polls_that_begin_after_they_came_at_most_one_a_second(
     applied: Applied, autojump_clock: trio.testing.MockClock
 ):
     master = CountingMaster()
     poller = Poller(master, applied, 300.0, Random(1))  # type: ignore[arg-type]
-    for _ in range(20):
-        await poller.poll(max_age=1.0)
-    assert master.polls == 1
+    answered: list[tuple[float, float]] = []
+
+    async def request() -> None:
+        came = trio.current_time()
+        while not await poller.poll_since(came):
+            pass
+        answered.append((came, trio.current_time()))
+
+    await poller.poll()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            await trio.sleep(0.05)
+            nursery.start_soon(request)
+    polls = [at for what, at in master.answered if what == "poll"]
+    assert len(answered) == 200
+    assert all(any(came <= poll <= done for poll in polls) for came, done in answered)
+    assert all(done - came <= SPACING_SECONDS for came, done in answered)
+    assert len(polls) <= 2 + (trio.current_time() - began) / SPACING_SECONDS
+
+
+async def test_a_poll_that_was_in_progress_when_a_request_came_does_not_answer_it(
+    applied: Applied, autojump_clock: trio.testing.MockClock
+):
+    master = CountingMaster()
+    poller = Poller(SlowMaster(master, 3.0), applied, 300.0, Random(1))  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poller.poll)
+        await trio.sleep(2)
+        came = trio.current_time()
+        while not await poller.poll_since(came):
+            pass
+    assert master.polls == 2
+
+
+async def test_requests_that_are_cancelled_while_they_poll_cost_the_master_no_more(
+    applied: Applied, autojump_clock: trio.testing.MockClock
+):
+    master = CountingMaster()
+    slow = SlowMaster(master, 0.2)
+    poller = Poller(slow, applied, 300.0, Random(1))  # type: ignore[arg-type]
+    for _ in range(100):
+        with trio.move_on_after(0.1):
+            while not await poller.poll_since(trio.current_time()):
+                pass
+    assert slow.begun <= 11
+
+
+async def test_the_failure_of_a_poll_is_shared_for_a_second(applied: Applied, autojump_clock: trio.testing.MockClock):
+    master = CountingMaster()
+    poller = Poller(master, applied, 300.0, Random(1))  # type: ignore[arg-type]
+    await poller.poll()
     assert (poller.error, poller.answered_at > 0) == ("", True)
     await trio.sleep(2)
     master.back = False
     for _ in range(20):
         with pytest.raises(OriginUnreachable):
-            await poller.poll(max_age=1.0)
+            await poller.poll_since(trio.current_time())
     assert "it is away" in poller.error
     master.back = True
     with pytest.raises(OriginUnreachable):
-        await poller.poll(max_age=1.0)
-    await poller.poll()
+        await poller.poll_since(trio.current_time())
+    assert master.polls == 1
+    await trio.sleep(1)
+    assert await poller.poll_since(trio.current_time())
     assert (master.polls, poller.error) == (2, "")

@@ -95,8 +95,13 @@ async def ask_raw(node: OurNode, head: str) -> bytes:
 
 async def test_unknown_ids_cause_few_requests_to_the_master(node: OurNode, master: RunningMaster):
     master.reset()
-    for number in range(200):
+
+    async def guess(number: int) -> None:
         assert (await node.download(f"guess-{number}")).status_code == 404
+
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(guess, number)
     assert asked_about(master) <= {"m1", "status"}
     # Its list of meetings is polled again for them, but not for each.
     assert master.state()["requests"]["GET /api/v1/meetings/status/node"] < 100
