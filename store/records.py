@@ -59,7 +59,8 @@ class Ref:
     """The current version of a meeting, and why it is kept.
 
     `in_progress` is set by the master and `pinned` by an operator; the version of a ref with either is never evicted.
-    `switched_at` and `ended_at` are Unix seconds; `ended_at` is 0 while the meeting is in progress.
+    `switched_at` and `ended_at` are Unix seconds; `ended_at` is 0 while the meeting is in progress. `token` is that of
+    a master without manifests under which `digest` was last found to be current; "" if it was not.
     """
 
     meeting_id: str
@@ -69,6 +70,7 @@ class Ref:
     pinned: bool = False
     switched_at: float = 0.0
     ended_at: float = 0.0
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

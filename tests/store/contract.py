@@ -39,7 +39,7 @@ class StoreContract(FillContract, StreamContract, RepairContract):
     @pytest.mark.parametrize("meeting", HOSTILE_IDS)
     def test_a_ref_of_any_id_is_returned(self, store, meeting):
         digest = fill_whole(store, package()).digest
-        ref = Ref(meeting, digest, "题目", in_progress=False, pinned=True, switched_at=1.5, ended_at=2.5)
+        ref = Ref(meeting, digest, "题目", in_progress=False, pinned=True, switched_at=1.5, ended_at=2.5, token="t")
         assert store.ref(meeting) is None
         store.set_ref(ref)
         assert store.ref(meeting) == ref

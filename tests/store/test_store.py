@@ -69,6 +69,7 @@ def test_the_files_of_a_store(store, folder):
         "pinned": False,
         "switched_at": 5.0,
         "ended_at": 0.0,
+        "token": "",
     }
 
 

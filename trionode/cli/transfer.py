@@ -76,13 +76,13 @@ def import_package(
 
         def switch(before: Ref | None) -> Ref:
             before = before or Ref(meeting, manifest.digest, in_progress=False)
-            switched = before.digest != manifest.digest or not before.switched_at
+            if before.digest != manifest.digest or not before.switched_at:
+                # No check has found this version to be the master's.
+                before = replace(before, digest=manifest.digest, switched_at=time.time(), token="")
             return replace(
                 before,
-                digest=manifest.digest,
                 title=before.title if title is None else one_line(title),
                 pinned=before.pinned or pin,
-                switched_at=time.time() if switched else before.switched_at,
             )
 
         ref = store.change_ref(meeting, switch)

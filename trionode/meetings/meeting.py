@@ -38,7 +38,7 @@ class Meeting:
     """Whether the master lists the meeting but has no package of it yet."""
     lacks_room: NoSpace | None = None
     """The room missing in the last check: `NeverFits`, or `NoSpace` for now."""
-    outgrew: tuple[str | None, int] | None = None
+    outgrew: tuple[str, int] | None = None
     """The token at which a package of unknown length never fitted, and the bytes received by then."""
     confirmed: Digest | None = None
     """The version that the last successful check found current."""

@@ -51,17 +51,19 @@ class PollPlan:
     poll: LastPoll
 
 
-def plan_poll(last: LastPoll | None, listed: MeetingList, *, full: bool = False) -> PollPlan:
+def plan_poll(last: LastPoll | None, listed: MeetingList, tokens: Mapping[str, str], *, full: bool = False) -> PollPlan:
     """Compare the master's meeting list with the one of the last poll.
 
-    - The first poll of a process: routine checks of all, since what is stored was current when it was stored.
+    - The first poll of a process: routine checks of the meetings whose version was found current under the same token
+      (`tokens`), certain ones of the others, which may have been rebuilt or restarted since.
     - A new meeting may be one that ended and started again: a certain check.
     - A new token that no change of the set explains means that a package was rebuilt: certain checks of all, and none
       is advertised until then. Without this, a meeting restarted between two polls would be missed.
     - A new token with such a change, and a `full` poll (every SYNC_INTERVAL): routine checks of all.
     """
     if last is None:
-        checks = dict.fromkeys(listed.meetings, Check.ROUTINE)
+        same = set() if listed.token in {"", NO_TOKEN} else {each for each in tokens if tokens[each] == listed.token}
+        checks = {each: Check.ROUTINE if each in same else Check.CERTAIN for each in listed.meetings}
         # Meetings without a token: a deployed master waits for its nodes, and changes its token afterwards.
         token_pending = listed.token == NO_TOKEN and bool(listed.meetings)
         poll = LastPoll(listed, token_pending=token_pending)

@@ -74,8 +74,12 @@ class RefWriter:
             return ref
         return replace(ref, in_progress=in_progress, ended_at=0.0 if in_progress else time.time())
 
-    async def switch(self, meeting: Meeting, digest: Digest) -> bool:
-        """Switch a meeting to a stored version. Return whether that was done.
+    def tokens(self) -> dict[str, str]:
+        """Return the token under which the version of each meeting was last found to be current."""
+        return {ref.meeting_id: ref.token for ref in self._store.refs() if ref.in_progress}
+
+    async def switch(self, meeting: Meeting, digest: Digest, token: str) -> bool:
+        """Switch a meeting to a stored version that is current under `token`. Return whether that was done.
 
         Not done for a meeting that has ended and started again: the new `Meeting` has its own check.
         """
@@ -86,7 +90,7 @@ class RefWriter:
             if self._meetings.get(meeting.id, meeting) is not meeting:
                 return None
             done = True
-            now = replace(before or Ref(meeting.id, digest), digest=digest, title=meeting.title)
+            now = replace(before or Ref(meeting.id, digest), digest=digest, title=meeting.title, token=token)
             if before is None or now.digest != before.digest or not now.switched_at:
                 now = replace(now, switched_at=time.time())
             return self._with_progress(now)

@@ -102,7 +102,7 @@ class Meetings:
     async def apply(self, listed: MeetingList, *, full: bool) -> None:
         """Apply the answer to a poll, and request the checks that it requires."""
         first = self._last_poll is None
-        plan = plan_poll(self._last_poll, listed, full=full)
+        plan = plan_poll(self._last_poll, listed, self._refs.tokens(), full=full)
         self._last_poll = plan.poll
         for name in sorted(plan.newly_invalid):
             _log.warning("a meeting of the master is left out", meeting=name[:80], why=why_no_meeting_id(name))
@@ -216,12 +216,12 @@ class Meetings:
         await self._confirm(meeting, current)
 
     async def _check_legacy(self, meeting: Meeting, check: Check, known: Digest | None) -> None:
+        token = self.token or ""  # before the first byte is requested: a later token may mean another package
         if known is not None and check is Check.ROUTINE:
             with self._store.lease(known) as stored:
                 if await self._stream_fetcher.begins_alike(meeting.id, stored):
-                    await self._confirm(meeting, known)
+                    await self._confirm(meeting, known, token)
                     return
-        token = self.token
         if meeting.outgrew is not None and meeting.outgrew[0] == token:
             # Same token, same package: without room it would be fetched up to the same point again.
             await self._make_room(meeting.outgrew[1])
@@ -231,7 +231,7 @@ class Meetings:
             meeting.outgrew = (token, error.needed)
             raise
         meeting.outgrew = None
-        await self._confirm(meeting, manifest.digest)
+        await self._confirm(meeting, manifest.digest, token)
 
     async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
         """Run one fill, and end it for its followers on every exit."""
@@ -255,11 +255,14 @@ class Meetings:
             live.finish(error)
         return manifest
 
-    async def _confirm(self, meeting: Meeting, digest: Digest) -> None:
-        """Switch the meeting to `digest`, and only then advertise it. One invalidated meanwhile is checked again."""
+    async def _confirm(self, meeting: Meeting, digest: Digest, token: str = "") -> None:
+        """Switch the meeting to `digest`, and only then advertise it. One invalidated meanwhile is checked again.
+
+        `token` is the one under which a legacy master was found to have this version.
+        """
         if not await self._repairer.ensure(digest):
             raise FillFailed("the stored package is damaged and cannot be repaired now")
-        if not await self._refs.switch(meeting, digest):
+        if not await self._refs.switch(meeting, digest, token):
             return
         with self._store.lease(digest) as lease:
             file_count = await trio.to_thread.run_sync(count_files, lease.fileno(), lease.size)

@@ -36,6 +36,19 @@ def test_import_takes_only_packages(run: Run, storage: Path, tmp_path: Path, pac
     assert list((storage / "meetings").iterdir()) == []
 
 
+def test_an_imported_version_is_not_taken_for_the_one_that_was_confirmed(
+    run: Run, storage: Path, tmp_path: Path, package: Package
+):
+    run("import", package.path, "--meeting", "m1")
+    file = storage / "meetings" / "m1.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"token": "t"}))
+    run("import", package.path, "--meeting", "m1", "--title", "the same")
+    assert json.loads(file.read_text())["token"] == "t"
+    other = make_package(tmp_path / "other.zip", make_documents(1, 10_000, seed="other"))
+    run("import", other.path, "--meeting", "m1")
+    assert json.loads(file.read_text())["token"] == ""
+
+
 def test_import_respects_the_limits(run: Run, storage: Path, package: Package, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIONODE_MAX_BYTES", str(package.size - 1))
     status, report = run("import", package.path, "--meeting", "m1")

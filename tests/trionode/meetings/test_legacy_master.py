@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,45 @@ async def test_packages_are_served_without_the_master_and_after_a_restart(master
     assert digest_of(answer.content) == started["digest"]
     assert "失败" in (await again.status())["sync_status"]
     assert (await again.download("m2")).status_code == 503
+
+
+@pytest.mark.parametrize("gate_open", [False, True])
+async def test_a_package_that_was_rebuilt_while_the_node_was_down_is_noticed_behind_its_beginning(
+    master: RunningMaster, folder: Path, start_node: StartNode, gate_open: bool
+):
+    old = master.start("m1")
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    await eventually(lambda: master.gate_opened("m1"))
+    node.process.stop()
+    documents = make_documents(6, 200_000)
+    rebuilt = make_package(folder / ".new", [*documents[:-1], replace(documents[-1], seed="rebuilt")], level=1)
+    assert rebuilt.path.read_bytes()[: 256 << 10] == (folder / "m1.zip").read_bytes()[: 256 << 10]
+    rebuilt.path.replace(folder / "m1.zip")
+    new = master.restart("m1")
+    assert new["digest"] != old["digest"]
+    if gate_open:
+        await eventually(lambda: master.gate_opened("m1"))
+    again = start_node(master.url, storage=node.storage)
+    await again.until_up()
+    assert digest_of((await again.download("m1")).content) == new["digest"]
+
+
+async def test_a_package_that_was_confirmed_under_the_same_token_is_not_fetched_again_after_a_restart(
+    master: RunningMaster, package: Package, start_node: StartNode
+):
+    master.start("m1")
+    node = start_node(master.url)
+    await eventually(lambda: master.gate_opened("m1"), within=20)
+
+    def is_confirmed() -> bool:
+        return bool(json.loads((node.storage / "meetings" / "m1.json").read_text())["token"] == master.state()["token"])
+
+    await eventually(is_confirmed)
+    node.process.stop()
+    again = start_node(master.url, storage=node.storage)
+    await again.until_synced("m1")
+    assert (await again.status())["bytes_fetched"] < package.size / 2
 
 
 async def test_a_node_starts_without_its_master_and_waits_for_it(master: RunningMaster, start_node: StartNode):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from master_shim.protocol import NO_TOKEN
 from trionode.master.responses import MeetingList
 from trionode.meetings.poll_plan import Check, LastPoll, plan_poll
 
@@ -13,9 +15,10 @@ def listed(token: str, *meeting_ids: str) -> MeetingList:
     return MeetingList(token, {meeting_id: f"title of {meeting_id}" for meeting_id in meeting_ids})
 
 
-def test_the_first_poll_has_routine_checks_of_all():
-    plan = plan_poll(None, listed("t", "a", "b"))
-    assert dict(plan.checks) == {"a": Check.ROUTINE, "b": Check.ROUTINE}
+def test_the_first_poll_has_routine_checks_of_what_was_confirmed_under_the_same_token():
+    plan = plan_poll(None, listed("t", "a", "b", "c", "d"), {"a": "t", "b": "earlier", "c": "", "e": "t"})
+    certain = dict.fromkeys("bcd", Check.CERTAIN)
+    assert dict(plan.checks) == {"a": Check.ROUTINE, **certain}
     assert not plan.invalidated
 
 
@@ -26,41 +29,46 @@ def test_an_invalid_id_is_reported_once():
     assert second.newly_invalid == {"c/d"}
 
 
+@pytest.mark.parametrize("token", ["", NO_TOKEN])
+def test_no_token_confirms_nothing(token: str):
+    assert dict(plan_poll(None, listed(token, "a"), {"a": token}).checks) == {"a": Check.CERTAIN}
+
+
 def test_a_first_token_is_no_sign_of_a_restart():
     # The node was started while a deployed master waited for its nodes: the token that follows is no restart.
-    waiting = plan_poll(None, listed("none", "a"))
-    opened = plan_poll(waiting.poll, listed("t1", "a"))
+    waiting = plan_poll(None, listed("none", "a"), {})
+    opened = plan_poll(waiting.poll, listed("t1", "a"), {})
     assert (dict(opened.checks), opened.invalidated) == ({"a": Check.ROUTINE}, frozenset())
 
 
 def test_an_unchanged_list_needs_no_check_and_a_full_poll_routine_ones():
     last = LastPoll(listed("t", "a"), token_pending=False)
-    assert plan_poll(last, listed("t", "a")).checks == {}
-    full = plan_poll(last, listed("t", "a"), full=True)
+    assert plan_poll(last, listed("t", "a"), {}).checks == {}
+    full = plan_poll(last, listed("t", "a"), {}, full=True)
     assert (dict(full.checks), full.invalidated) == ({"a": Check.ROUTINE}, frozenset())
 
 
 def test_a_restart_between_two_polls_shows_in_the_token():
-    plan = plan_poll(LastPoll(listed("t1", "a", "b"), token_pending=False), listed("t2", "a", "b"))
+    plan = plan_poll(LastPoll(listed("t1", "a", "b"), token_pending=False), listed("t2", "a", "b"), {})
     assert dict(plan.checks) == {"a": Check.CERTAIN, "b": Check.CERTAIN}
     assert plan.invalidated == {"a", "b"}
 
 
 def test_a_started_meeting_explains_one_token():
-    first = plan_poll(LastPoll(listed("t1", "a"), token_pending=False), listed("t1", "a", "b"))
+    first = plan_poll(LastPoll(listed("t1", "a"), token_pending=False), listed("t1", "a", "b"), {})
     assert dict(first.checks) == {"b": Check.CERTAIN}
     assert first.invalidated == {"b"}
-    gate_open = plan_poll(first.poll, listed("t2", "a", "b"))
+    gate_open = plan_poll(first.poll, listed("t2", "a", "b"), {})
     assert dict(gate_open.checks) == {"a": Check.ROUTINE, "b": Check.ROUTINE}
     assert not gate_open.invalidated
     # Nothing explains the next new token.
-    assert plan_poll(gate_open.poll, listed("t3", "a", "b")).invalidated == {"a", "b"}
+    assert plan_poll(gate_open.poll, listed("t3", "a", "b"), {}).invalidated == {"a", "b"}
 
 
 def test_a_meeting_that_ended_and_started_again_is_checked_for_certain():
-    ended = plan_poll(LastPoll(listed("t1", "a"), token_pending=False), listed("none"))
+    ended = plan_poll(LastPoll(listed("t1", "a"), token_pending=False), listed("none"), {})
     assert ended.ended == {"a"}
-    again = plan_poll(ended.poll, listed("t2", "a"))
+    again = plan_poll(ended.poll, listed("t2", "a"), {})
     assert dict(again.checks) == {"a": Check.CERTAIN}
 
 
@@ -72,7 +80,7 @@ polls = st.builds(lambda token, ids: listed(token, *ids), tokens, st.sets(st.sam
 def test_a_plan_names_only_meetings_of_the_lists(history: list[MeetingList]):
     last: LastPoll | None = None
     for now in history:
-        plan = plan_poll(last, now)
+        plan = plan_poll(last, now, {})
         before = set(last.listed.meetings) if last else set()
         assert plan.checks.keys() <= now.meetings.keys()
         assert plan.invalidated <= plan.checks.keys()
