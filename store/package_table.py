@@ -39,6 +39,7 @@ class Entry:
         "removed",
         "size",
         "touched",
+        "users",
         "verified",
     )
 
@@ -52,6 +53,7 @@ class Entry:
         self.bad: set[Chunk | Literal] = set()  # pieces known to be bad
         self.fd = -1
         self.leases = 0
+        self.users = 0  # leases other than for maintenance
         self.removed = False
         self.draining = False  # removed while there are leases
 
@@ -62,11 +64,12 @@ class Lease:
     A context manager that closes.
     """
 
-    __slots__ = ("_entry", "_open", "_table")
+    __slots__ = ("_entry", "_open", "_table", "_use")
 
-    def __init__(self, table: PackageTable, entry: Entry) -> None:
+    def __init__(self, table: PackageTable, entry: Entry, *, use: bool) -> None:
         self._table = table
         self._entry = entry
+        self._use = use
         self._open = True
 
     @property
@@ -98,10 +101,12 @@ class Lease:
         self._table.give_back(self)
 
     def end(self) -> Entry | None:
-        """Mark the lease as closed; return its entry the first time, then None. For the table, under its lock."""
+        """Close the lease, and return its entry the first time, then None. For the table, under its lock."""
         if not self._open:
             return None
         self._open = False
+        self._entry.leases -= 1
+        self._entry.users -= self._use
         return self._entry
 
     def __enter__(self) -> Self:
@@ -151,7 +156,7 @@ class PackageTable:
     def versions(self) -> list[Version]:
         """Return all packages as records."""
         with self._lock:
-            return [Version(e.digest, e.size, e.last_used) for e in self._entries.values()]
+            return [Version(e.digest, e.size, e.last_used, e.users > 0) for e in self._entries.values()]
 
     def put(self, entry: Entry) -> bool:
         """Add a package and return True; if it is in the table already, leave that entry alone and return False."""
@@ -173,7 +178,7 @@ class PackageTable:
             return entry
 
     def lease(self, digest: Digest, *, use: bool) -> Lease:
-        """Hold a package open; with `use`, count it as used now. Raises `VersionMissing`."""
+        """Hold a package open; with `use`, count it as used until the end. Raises `VersionMissing`."""
         now = time.time()
         with self._lock:
             entry = self._entries.get(digest)
@@ -186,6 +191,7 @@ class PackageTable:
                     raise VersionMissing(digest) from None
             self._idle.pop(digest, None)
             entry.leases += 1
+            entry.users += use
             touch = use and age_of(entry.touched, now) >= TOUCH_SECONDS
             if use:
                 entry.last_used = now
@@ -194,7 +200,7 @@ class PackageTable:
         if touch:
             with suppress(FileNotFoundError):  # the version was just removed
                 self.fs.touch(self._layout.manifest(digest), now)
-        return Lease(self, entry)
+        return Lease(self, entry, use=use)
 
     def give_back(self, lease: Lease) -> None:
         """Take a lease back. The descriptor stays open until IDLE_DESCRIPTORS others became idle later."""
@@ -202,7 +208,6 @@ class PackageTable:
             entry = lease.end()
             if entry is None:
                 return
-            entry.leases -= 1
             if entry.leases == 0:
                 if entry.removed:
                     self._close_fd(entry)

@@ -75,11 +75,15 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A committed package. `size` in bytes; `last_used` in Unix seconds (the manifest file's mtime)."""
+    """A committed package. `size` in bytes; `last_used` in Unix seconds (the manifest file's mtime).
+
+    `in_use`: this process has a lease on it, other than for maintenance.
+    """
 
     digest: Digest
     size: int
     last_used: float
+    in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,16 @@ class StoreContract(FillContract, StreamContract, RepairContract):
         store.remove(digest)
         assert store.usage().draining == 0
 
+    def test_a_version_is_in_use_while_it_is_leased_but_not_during_maintenance(self, store):
+        digest = fill_whole(store, package()).digest
+        with store.open_package(digest):
+            assert [version.in_use for version in store.versions()] == [False]
+            with store.lease(digest) as one, store.lease(digest):
+                one.close()
+                one.close()
+                assert [version.in_use for version in store.versions()] == [True]
+            assert [version.in_use for version in store.versions()] == [False]
+
     def test_never_fits_differs_from_no_space_now(self, make_store):
         small, large = package(1, count=2), package(2, count=9)
         store = make_store(max_bytes=len(small) + 1000)

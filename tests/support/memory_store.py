@@ -45,6 +45,7 @@ class _Package:
     fd: int
     last_used: float
     leases: int = 0
+    users: int = 0
     removed: bool = False
     draining: int = 0
     bad: set[Chunk | Literal] | None = None  # None: trusted
@@ -56,9 +57,10 @@ class _Package:
 
 
 class MemoryLease:
-    def __init__(self, store: MemoryStore, package: _Package) -> None:
+    def __init__(self, store: MemoryStore, package: _Package, *, use: bool) -> None:
         self._store = store
         self._package = package
+        self._use = use
         self._open = True
 
     @property
@@ -83,6 +85,7 @@ class MemoryLease:
             if self._open:
                 self._open = False
                 self._package.leases -= 1
+                self._package.users -= self._use
                 if self._package.leases == 0:
                     self._store.draining -= self._package.draining
                 self._package.close_if_unused()
@@ -142,7 +145,7 @@ class MemoryStore:
 
     def versions(self) -> list[Version]:
         with self.lock:
-            return [Version(d, p.manifest.size, p.last_used) for d, p in self._packages.items()]
+            return [Version(d, p.manifest.size, p.last_used, p.users > 0) for d, p in self._packages.items()]
 
     def manifest(self, digest: Digest) -> Manifest:
         return self._package(digest).manifest
@@ -150,13 +153,17 @@ class MemoryStore:
     def lease(self, digest: Digest) -> MemoryLease:
         with self.lock:
             self._package(digest).last_used = time.time()
-            return self.open_package(digest)
+            return self._hold(digest, use=True)
 
     def open_package(self, digest: Digest) -> MemoryLease:
+        return self._hold(digest, use=False)
+
+    def _hold(self, digest: Digest, *, use: bool) -> MemoryLease:
         with self.lock:
             package = self._package(digest)
             package.leases += 1
-            return MemoryLease(self, package)
+            package.users += use
+            return MemoryLease(self, package, use=use)
 
     def verify(self, digest: Digest) -> None:
         with self.lock:

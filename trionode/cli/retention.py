@@ -135,8 +135,8 @@ def gc(
 ) -> int:
     """Remove versions that no meeting has, and more if the storage exceeds its limits.
 
-    A version that a meeting has left stays 10 minutes, since tablets may still be sent to it. Pinned versions, and
-    those of meetings in progress or ended within the hour, stay. Exit status 1: the limits cannot be kept.
+    A version that a meeting has left stays 10 minutes, since tablets may still be sent to it, unless the limits require
+    its space. Pinned versions and those of meetings in progress stay. Exit status 1: the limits cannot be kept.
 
     Parameters
     ----------
@@ -182,5 +182,5 @@ def _plan_gc(store: Store, settings: Settings, now: float) -> tuple[dict[Digest,
     try:
         more = plan_eviction(left, refs, after, 0, now, keep_free=settings.min_free_bytes)
     except NoSpace:
-        return plan, "the storage is over its limits, and all other versions are pinned, in progress or just ended"
+        return plan, "the storage is over its limits, and all other versions are pinned or in progress"
     return {**plan, **dict.fromkeys(more, "over the limits")}, ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from store import Ref
+from store import Ref, VersionMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,18 +85,27 @@ class RefWriter:
         Not done for a meeting that has ended and started again: the new `Meeting` has its own check.
         """
         done = False
+        left: Digest | None = None
 
         def switched(before: Ref | None) -> Ref | None:
-            nonlocal done
+            nonlocal done, left
             if self._meetings.get(meeting.id, meeting) is not meeting:
                 return None
             done = True
             now = replace(before or Ref(meeting.id, digest), digest=digest, title=meeting.title, token=token)
             if before is None or now.digest != before.digest or not now.switched_at:
                 now = replace(now, switched_at=time.time())
+            left = None if before is None or now.digest == before.digest else before.digest
             return self._with_progress(now)
+
+        def switch() -> None:
+            self._store.change_ref(meeting.id, switched)
+            if left is not None:
+                # Count it as used until now: clients have been sent to it, and it is evicted after others.
+                with suppress(VersionMissing):
+                    self._store.lease(left).close()
 
         await self._folder.refresh()
         async with self._lock:
-            await trio.to_thread.run_sync(self._store.change_ref, meeting.id, switched)
+            await trio.to_thread.run_sync(switch)
         return done

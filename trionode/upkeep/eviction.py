@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from store import NeverFits, NoSpace, StoreError, plan_eviction
+from store import NoSpace, StoreError, plan_eviction
 
 if TYPE_CHECKING:
     from store import Store
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .folder_watch import FolderWatch
 
 CHECK_SECONDS = 60.0
-"""Interval between two checks of the limits. Versions that a meeting has left stay 10 minutes, so this is enough."""
+"""Interval between two checks of the limits. It only saves time: a new package makes its own room."""
 
 HIGH_WATER = 0.95
 """Part of `max_bytes` above which versions are evicted in advance, down to the store's low-water mark, so that the
@@ -48,8 +48,8 @@ class Evictor:
         """Apply `min_free_bytes`."""
         self._keep_free = settings.min_free_bytes
 
-    async def make_room(self, needed: int, *, full_disk: bool = False) -> None:
-        """Evict until `needed` more bytes fit; nothing if they fit already.
+    async def make_room(self, needed: int, *, spare: int = 0, full_disk: bool = False) -> None:
+        """Evict until `needed` more bytes fit, and `spare` more as far as old versions are left; see `plan_eviction`.
 
         With `full_disk` the disk has refused them, whatever it reports as free. Raises `NeverFits` if there can never
         be room, `NoSpace` if there is none now; nothing is evicted then.
@@ -62,9 +62,8 @@ class Evictor:
                     raise NoSpace(needed, 0)
                 self._forced_at = trio.current_time()
                 usage = replace(usage, free=self._keep_free)
-            plan = plan_eviction(
-                self._store.versions(), self._store.refs(), usage, needed, time.time(), keep_free=self._keep_free
-            )
+            versions, refs, now = self._store.versions(), self._store.refs(), time.time()
+            plan = plan_eviction(versions, refs, usage, needed, now, spare=spare, keep_free=self._keep_free)
             for digest in plan:
                 await trio.to_thread.run_sync(self._store.remove, digest)
                 self.evicted += 1
@@ -77,15 +76,20 @@ class Evictor:
             await trio.sleep(CHECK_SECONDS)
 
     async def enforce_limits(self) -> None:
-        """Evict what exceeds `min_free_bytes` or the high-water mark."""
+        """Evict what exceeds the limits, and old versions above the high-water mark."""
         try:
-            limit = (await trio.to_thread.run_sync(self._store.usage)).limit
-            await self.make_room(limit - int(limit * HIGH_WATER))
-        except NeverFits as full:
-            _log.warning("the storage limits cannot be kept", needed=full.needed, available=full.available)
-        except NoSpace as full:
-            # The rest must stay: meetings in progress, pins, grace periods. Only a new package is refused.
-            _log.debug("above the high-water mark", needed=full.needed, available=full.available)
+            usage = await trio.to_thread.run_sync(self._store.usage)
+            try:
+                await self.make_room(0, spare=usage.limit - int(usage.limit * HIGH_WATER))
+            except NoSpace:
+                # What is left is in progress, pinned, or being sent.
+                _log.warning(
+                    "the storage limits cannot be kept",
+                    stored=usage.stored + usage.filling,
+                    max_bytes=usage.limit,
+                    free=usage.free,
+                    min_free_bytes=self._keep_free,
+                )
         except (StoreError, OSError) as error:
             # Despite a failing disk, packages are served from memory or from another part of it.
             _log.error("eviction failed", why=str(error))

@@ -149,6 +149,41 @@ async def test_a_package_that_never_fits_is_not_streamed_again_until_something_h
         assert master.sent[2:] == [package.path.stat().st_size]
 
 
+async def test_each_meeting_gets_its_room_from_those_that_ended_before_it(tmp_path: Path):
+    store = Store.open(tmp_path / "storage", max_bytes=6_000_000)
+    master = HoldingMaster()
+    before: list[Digest] = []
+    async with running_meetings(store, master, Evictor(store, FolderWatch(store)).make_room) as running:
+        for number in range(5):
+            master.manifests.clear()
+            path = make_package(tmp_path / f"{number}.zip", make_documents(1, 2_000_000 + number), level=0).path
+            digest = master.offer(f"m{number}", path).digest
+            master.let_go[digest].set()
+            await running.poller.poll()
+            await running.until_current(f"m{number}")
+            before.append(digest)
+            assert {version.digest for version in store.versions()} == set(before[-2:])
+
+
+async def test_a_version_that_its_meeting_has_left_counts_as_used_until_then(tmp_path: Path):
+    store = Store.open(tmp_path / "storage")
+    master = HoldingMaster()
+    async with running_meetings(store, master) as running:
+        for number in range(2):
+            path = make_package(tmp_path / f"{number}.zip", make_documents(1, 200_000 + number), level=0).path
+            digest = master.offer("m", path).digest
+            master.let_go[digest].set()
+            await running.poller.poll()
+            meeting = running.meetings.get("m")
+            assert meeting is not None
+            running.meetings.request_check(meeting, Check.CERTAIN)
+            await eventually(lambda digest=digest: running.meetings.advertised() == {"m": digest})
+        ref, versions = store.ref("m"), store.versions()
+        assert ref is not None
+        assert len(versions) == 2
+        assert all(version.last_used >= ref.switched_at for version in versions)
+
+
 class BuildingMaster(ScriptedMaster):
     """A master that lists a meeting and has no package of it yet."""
 

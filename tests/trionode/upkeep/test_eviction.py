@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,32 @@ async def test_above_the_high_water_mark_packages_in_progress_stay_without_a_war
         store.set_ref(Ref(f"m{seed}", fill_whole(store, package(seed, count=1, size=107_000)).digest))
     with capture_logs() as lines:
         await evictor_of(store).enforce_limits()
+    assert (len(store.versions()), lines) == (9, [])
+
+
+async def test_what_ended_lately_is_not_evicted_in_advance_but_for_the_limits():
+    store = MemoryStore(max_bytes=1_000_000)
+    for seed in range(9):
+        digest = fill_whole(store, package(seed, count=1, size=107_000)).digest
+        store.set_ref(Ref(f"m{seed}", digest, in_progress=False, ended_at=time.time()))
+    evictor = evictor_of(store)
+    await evictor.enforce_limits()
     assert len(store.versions()) == 9
-    assert [line["log_level"] for line in lines] == ["debug"]
+    store.ledger.limit = 900_000
+    await evictor.enforce_limits()
+    assert len(store.versions()) == 8
+
+
+async def test_limits_that_cannot_be_kept_are_logged():
+    store = MemoryStore(max_bytes=1_000_000)
+    store.set_ref(Ref("m", fill_whole(store, package(count=1, size=107_000)).digest))
+    store.ledger.limit = 100_000
+    with capture_logs() as lines:
+        await evictor_of(store).enforce_limits()
+    stored = store.usage().stored
+    assert [(line["event"], line["stored"], line["max_bytes"]) for line in lines] == [
+        ("the storage limits cannot be kept", stored, 100_000)
+    ]
 
 
 async def test_a_disk_that_is_full_whatever_it_reports_evicts_once_a_minute(autojump_clock: MockClock):

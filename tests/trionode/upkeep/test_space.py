@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from store import Ref, Store
+from tests.support.clients import asking
 from tests.support.masters import ShimMaster
 from tests.support.nodes import BIN, OurNode, digest_of
 from tests.support.packages import make_documents, make_package
@@ -129,17 +130,25 @@ async def test_a_package_that_does_not_fit_now_is_fetched_as_soon_as_it_does(
     answer = await node.download("second")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
     await serves(node, first, "first")
-    # A meeting that has just ended is not evicted for another one; a command may evict it.
     (folder / "first.zip").unlink()
+    await node.until_synced("second", within=30)
+    await serves(node, second, "second")
+    assert (await node.download("first", params={"v": first.digest})).status_code == 404
 
-    async def ended() -> bool:
-        return await node.synced() == []
 
-    await eventually(ended, within=20)
-    await serves(node, first, "first")
-    assert await lacks(node, "second") is not None
-    evict = [BIN / "trionode", "evict", "first", "--storage-path", node.storage]
-    await trio.run_process(evict, capture_stdout=True)
+async def test_a_meeting_that_has_ended_is_evicted_for_another_one_when_its_downloads_are_complete(
+    master_url: str, put: Callable[..., Package], start_node: StartNode, folder: Path
+):
+    first = put("first", 20 * MB)
+    node = start_node(master_url, max_bytes=30 * MB)
+    await node.until_synced("first")
+    async with asking(node.port, "/api/v1/meetings/first/download-package") as client:
+        head = await client.read_head()
+        assert head.startswith(b"HTTP/1.1 200")
+        (folder / "first.zip").unlink()
+        second = put("second", 20 * MB)
+        await until_lacking(node, "second", never=False)
+        assert digest_of(await client.read_rest()) == first.digest
     await node.until_synced("second", within=30)
     await serves(node, second, "second")
 
