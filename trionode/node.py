@@ -74,7 +74,7 @@ class Node:
         """
         try:
             async with open_services(self.live_settings, self.lifecycle) as services:
-                self._services, self._node_id = services, services.node_id
+                self._services, self._node_id = services, services.own.registration.node_id
                 try:
                     await self._run_services(services, control, task_status)
                 except Exception as error:  # noqa: BLE001 - the last resort of the whole node

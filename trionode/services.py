@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from master_shim.protocol import Registration
 from store import StorageLock, Store, node_id
 
 from .delivery.admission import Downloads
@@ -19,6 +18,7 @@ from .delivery.service import Delivery
 from .delivery.tickets import Tickets
 from .errors import StorageUnusable
 from .events import AutoResetEvent
+from .heartbeat.address import ReportedAddress
 from .heartbeat.builder import HeartbeatBuilder
 from .heartbeat.sender import HeartbeatSender
 from .master.client import Master
@@ -44,7 +44,7 @@ CLOSE_SECONDS = 2.0
 class Services:
     """The services of a running node. `tasks` are their endless tasks by name."""
 
-    node_id: str
+    own: ReportedAddress
     store: Store
     master: Master
     downloads: Downloads
@@ -69,14 +69,16 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
             name = settings.node_id or await trio.to_thread.run_sync(node_id, settings.storage_path)
             # Before the store: opening it removes leftovers, which must not happen while another node has it open.
             lock = stack.enter_context(StorageLock(settings.storage_path))
-            await trio.to_thread.run_sync(lock.acquire, settings.address, name)
+            own = ReportedAddress(name, settings)
+            await own.find()
+            await trio.to_thread.run_sync(lock.acquire, own.registration.address, name)
             store = stack.enter_context(await trio.to_thread.run_sync(_open_store, settings))
             times = await trio.to_thread.run_sync(ScrubTimes, settings.storage_path / "scrub.json")
         except OSError as error:
             raise StorageUnusable(settings.storage_path, error) from error
         master = Master(settings.main_server)
         try:
-            yield _build(name, store, master, times, live, lifecycle, stack)
+            yield _build(own, store, master, times, live, lifecycle, stack)
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await master.aclose()
@@ -87,7 +89,7 @@ def _open_store(settings: Settings) -> Store:
 
 
 def _build(
-    name: str,
+    own: ReportedAddress,
     store: Store,
     master: Master,
     times: ScrubTimes,
@@ -106,9 +108,8 @@ def _build(
     meetings = Meetings(store, master, rng, evictor.make_room, folder, repairer, beat_due)
     poller = Poller(master, meetings, settings.sync_interval, rng)
     tickets = Tickets()
-    registration = Registration(name, settings.address, scheme=settings.scheme)
-    builder = HeartbeatBuilder(registration, meetings, downloads, tickets, lifecycle)
-    heartbeat = HeartbeatSender(registration, builder, master, meetings, poller, tickets, beat_due, rng)
+    builder = HeartbeatBuilder(own, meetings, downloads, tickets, lifecycle)
+    heartbeat = HeartbeatSender(own, builder, master, meetings, poller, tickets, beat_due, rng)
     rate = settings.scrub_bytes_per_second
     scrubber = Scrubber(store, repairer, times, rate, lambda: meetings.advertised().values())
     delivery = Delivery(Resolver(store, meetings, poller, repairer), downloads, ReprDigests(), tickets)
@@ -122,7 +123,7 @@ def _build(
         "eviction": evictor.run,
         "scrub": scrubber.run,
     }
-    return Services(name, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks)
+    return Services(own, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks)
 
 
 def _limits_of(store: Store) -> Callable[[Settings], None]:

@@ -76,10 +76,12 @@ class Settings:
 
     main_server: str = _setting("http://127.0.0.1:8000", URL, "URL of the master", variable="MAIN_SERVER_URL")
     node_address: str = _setting(
-        "localhost:8001",
+        "",
         ADDRESS,
-        "host:port by which clients reach this node; https:// before it if a proxy or hypercorn has the certificate",
+        "host:port by which clients reach this node, https:// before it if a proxy or hypercorn has the certificate; "
+        "if not given, the address from which it reaches the master and its port",
         variable="NODE_ADDRESS",
+        unset="",
     )
     storage_path: Path = _setting("./storage", path("a folder"), "folder for the packages", variable="STORAGE_PATH")
     sync_interval: float = _setting(
@@ -155,7 +157,7 @@ class Settings:
 
     @property
     def address(self) -> str:
-        """The `host:port` of `node_address`."""
+        """The `host:port` of `node_address`; "" if it is not given."""
         return self.node_address.rpartition("//")[2]
 
     @property

@@ -15,7 +15,7 @@ from trionode.settings import SPECS, Settings, flag_of, load_settings
 
 CONTRACT = {
     "main_server": ("MAIN_SERVER_URL", "--main-server", "http://127.0.0.1:8000"),
-    "node_address": ("NODE_ADDRESS", "--node-address", "localhost:8001"),
+    "node_address": ("NODE_ADDRESS", "--node-address", ""),
     "storage_path": ("STORAGE_PATH", "--storage-path", Path("./storage")),
     "sync_interval": ("SYNC_INTERVAL", "--sync-interval", 300.0),
     "node_id": ("NODE_ID", "--node-id", ""),

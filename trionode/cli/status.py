@@ -48,7 +48,7 @@ def _print(report: dict[str, Any]) -> None:
     facts = Table.grid(padding=(0, 2))
     master = Text.assemble(f"{report['main_server']}, ", connected, f", last polled {report['last_sync'] or 'never'}")
     for name, value in (
-        ("node", f"{report['node_id']} at {report['node_ip']}:{report['node_port']}"),
+        ("node", _node(report)),
         ("master", master),
         ("sync", report["sync_status"]),
         ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
@@ -66,6 +66,14 @@ def _print(report: dict[str, Any]) -> None:
         cells = (meeting["id"], meeting["title"], state, decimal(meeting["size"]), str(meeting["file_count"]), digest)
         table.add_row(*(Text(one_line(cell, MAX_SHOWN_CHARS)) for cell in cells))
     console.print(table if report["active_meetings"] else "no meeting is in progress")
+
+
+def _node(report: dict[str, Any]) -> Text:
+    text = f"{report['node_id']} at {report['node_ip']}:{report['node_port']}"
+    # An older node reports no problem.
+    problem = report.get("address_problem")
+    shown = Text(one_line(text, MAX_SHOWN_CHARS))
+    return shown.append(f", {one_line(problem, MAX_SHOWN_CHARS)}", "red") if problem else shown
 
 
 def _health(health: dict[str, Any]) -> str:

@@ -12,12 +12,11 @@ from master_shim.protocol import PROTOCOL, Heartbeat, Load, MeetingName
 from .size_limit import limit_size
 
 if TYPE_CHECKING:
-    from master_shim.protocol import Registration
-
     from ..delivery.admission import Downloads
     from ..delivery.tickets import Tickets
     from ..lifecycle import Lifecycle
     from ..meetings.service import Meetings
+    from .address import ReportedAddress
 
 MAX_BEAT_TICKETS = 5_000
 """Tickets in one heartbeat, a third of its size limit: the rest is for the meetings."""
@@ -30,13 +29,13 @@ class HeartbeatBuilder:
 
     def __init__(
         self,
-        registration: Registration,
+        own: ReportedAddress,
         meetings: Meetings,
         downloads: Downloads,
         tickets: Tickets,
         lifecycle: Lifecycle,
     ) -> None:
-        self._registration = registration
+        self._own = own
         self._meetings = meetings
         self._downloads = downloads
         self._tickets = tickets
@@ -48,9 +47,10 @@ class HeartbeatBuilder:
     def build(self) -> Heartbeat:
         """Return a heartbeat of the present state, within the size limit."""
         advertised = self._meetings.advertised()
+        registration = self._own.registration
         whole = Heartbeat(
-            node_id=self._registration.node_id,
-            address=self._registration.address,
+            node_id=registration.node_id,
+            address=registration.address,
             active_meetings=tuple(MeetingName(m.id, m.title) for m in self._meetings.in_progress()),
             synced_meetings=tuple(advertised),
             load=self._load(),
@@ -58,7 +58,7 @@ class HeartbeatBuilder:
             filling=tuple(str(fill.digest) for fill in self._meetings.fills() if fill.digest is not None),
             tickets=self._tickets.first(MAX_BEAT_TICKETS),
             protocol=PROTOCOL,
-            scheme=self._registration.scheme,
+            scheme=registration.scheme,
         )
         beat = limit_size(whole)
         left_out = len(whole.active_meetings) - len(beat.active_meetings)

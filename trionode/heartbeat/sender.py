@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from master_shim.protocol import HEARTBEAT_SECONDS, Registration
+from master_shim.protocol import HEARTBEAT_SECONDS
 
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..master.client import Master
     from ..meetings.poller import Poller
     from ..meetings.service import Meetings
+    from .address import ReportedAddress
     from .builder import HeartbeatBuilder
 
 MIN_INTERVAL_SECONDS = 0.2
@@ -44,7 +45,7 @@ class HeartbeatSender:
 
     def __init__(
         self,
-        registration: Registration,
+        own: ReportedAddress,
         builder: HeartbeatBuilder,
         master: Master,
         meetings: Meetings,
@@ -55,7 +56,8 @@ class HeartbeatSender:
     ) -> None:
         self.connected = False
         """Whether the master has answered the last heartbeat."""
-        self._registration = registration
+        self._own = own
+        self._told: tuple[str, str] | None = None
         self._builder = builder
         self._master = master
         self._meetings = meetings
@@ -80,7 +82,8 @@ class HeartbeatSender:
         while True:
             try:
                 if not registered:
-                    await self._master.register(self._registration)
+                    await self._find_address()
+                    await self._master.register(self._own.registration)
                     registered = True
                 beat = self._builder.build()
                 answer = await self._master.heartbeat(beat)
@@ -99,6 +102,19 @@ class HeartbeatSender:
             await trio.sleep(MIN_INTERVAL_SECONDS)
             with trio.move_on_after(interval_seconds(answer) - MIN_INTERVAL_SECONDS):
                 await self._due.wait()
+
+    async def _find_address(self) -> None:
+        """Determine this node's address, which may have changed with the network, and log it if it differs."""
+        await self._own.find()
+        registration, problem = self._own.registration, self._own.problem
+        address = f"{registration.scheme}://{registration.address}"
+        if self._told == (address, problem):
+            return
+        self._told = (address, problem)
+        if problem:
+            _log.error("clients may not reach this node", address=address, why=problem)
+        else:
+            _log.info("clients reach this node", address=address)
 
     def _take_answer(self, beat: Heartbeat, answer: HeartbeatAnswer) -> None:
         if not self.connected:
@@ -128,7 +144,7 @@ class HeartbeatSender:
         except NodeError as error:
             _log.debug("the last heartbeat was not answered", why=str(error))
         try:
-            await self._master.unregister(self._registration.node_id)
+            await self._master.unregister(self._own.registration.node_id)
         except NodeError as error:
             _log.info("the node could not be unregistered", why=str(error))
 

@@ -60,7 +60,7 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> int:
     try:
         with listening(settings, os.environ) as sockets:
             for listener in sockets:
-                _log.info("listening", **describe(listener), address=f"{settings.scheme}://{settings.address}")
+                _log.info("listening", **describe(listener))
             return _NodeServer(LiveSettings(settings, read)).run(sockets)
     except CannotListen as error:
         print(error, file=sys.stderr)

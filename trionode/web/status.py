@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def status_of(node: Node) -> dict[str, object]:
     """Return the status of a node, ready for JSON. Sizes are bytes, times ISO 8601 in UTC. Raises `NodeStopped`."""
     services, settings = node.services, node.live_settings.current
-    host, _, port = settings.address.rpartition(":")
+    host, _, port = services.own.registration.address.rpartition(":")
     usage = await trio.to_thread.run_sync(services.store.usage)
     meetings = services.meetings.in_progress()
     sizes = {version.digest: version.size for version in services.store.versions()}
@@ -36,6 +36,7 @@ async def status_of(node: Node) -> dict[str, object]:
         "main_server": settings.main_server,
         "node_ip": host,
         "node_port": int(port),
+        "address_problem": services.own.problem,
         "start_time": _iso(node.started_at),
         "last_sync": _iso(services.poller.answered_at),
         "sync_status": sync_status(meetings, services.poller.error),

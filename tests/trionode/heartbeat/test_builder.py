@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from master_shim.asgi import MAX_BODY_BYTES
-from master_shim.protocol import PROTOCOL, Registration
+from master_shim.protocol import PROTOCOL
 from store import Store
 from tests.support.meetings import HoldingMaster, ScriptedMaster, put, running_meetings
 from tests.support.packages import make_documents, make_package
 from tests.support.waiting import eventually
 from trionode.delivery.admission import Downloads
 from trionode.delivery.tickets import MAX_TICKETS, Tickets
+from trionode.heartbeat.address import ReportedAddress
 from trionode.heartbeat.builder import MAX_BEAT_TICKETS, HeartbeatBuilder
 from trionode.lifecycle import Lifecycle, NodeEvent
 from trionode.settings import Settings
@@ -37,8 +38,8 @@ class Reporting:
         self.downloads = Downloads(on_full=lambda: None)
         self.tickets = Tickets()
         self.lifecycle = Lifecycle()
-        registration = Registration("n", "127.0.0.1:1")
-        self.builder = HeartbeatBuilder(registration, meetings, self.downloads, self.tickets, self.lifecycle)
+        own = ReportedAddress("n", Settings(node_address="127.0.0.1:1"))
+        self.builder = HeartbeatBuilder(own, meetings, self.downloads, self.tickets, self.lifecycle)
 
 
 @asynccontextmanager

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from master_shim.protocol import HEARTBEAT_SECONDS, Heartbeat, HeartbeatAnswer, Registration
+from master_shim.protocol import HEARTBEAT_SECONDS, Heartbeat, HeartbeatAnswer
 from tests.support.meetings import UnchangedFolder, no_room
 from tests.support.memory_store import MemoryStore
 from trionode.delivery.admission import Downloads
 from trionode.delivery.tickets import Tickets
 from trionode.errors import NodeError, OriginError, OriginUnreachable
 from trionode.events import AutoResetEvent
+from trionode.heartbeat.address import ReportedAddress
 from trionode.heartbeat.builder import HeartbeatBuilder
 from trionode.heartbeat.sender import (
     LAST_BEAT_SECONDS,
@@ -29,12 +30,15 @@ from trionode.lifecycle import Lifecycle, NodeEvent
 from trionode.master.responses import MeetingList
 from trionode.meetings.poller import Poller
 from trionode.meetings.service import Meetings
+from trionode.settings import Settings
 from trionode.upkeep.repair import Repairer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
+
+    from master_shim.protocol import Registration
 
 
 @pytest.mark.parametrize(
@@ -99,14 +103,15 @@ class Sending:
         self.tickets = Tickets()
         self.lifecycle = Lifecycle()
         self.lifecycle.apply(NodeEvent.SERVE)
-        rng, store, registration = Random(1), MemoryStore(), Registration("n", "127.0.0.1:1")
+        rng, store = Random(1), MemoryStore()
+        own = ReportedAddress("n", Settings(node_address="127.0.0.1:1"))
         repairer = Repairer(store, master)  # type: ignore[arg-type]
         meetings = Meetings(store, master, rng, no_room, UnchangedFolder(), repairer, self.due)  # type: ignore[arg-type]
         self.poller = Poller(master, meetings, 300.0, rng)  # type: ignore[arg-type]
         downloads = Downloads(on_full=self.due.set)
-        builder = HeartbeatBuilder(registration, meetings, downloads, self.tickets, self.lifecycle)
+        builder = HeartbeatBuilder(own, meetings, downloads, self.tickets, self.lifecycle)
         self.sender = HeartbeatSender(
-            registration,
+            own,
             builder,
             master,
             meetings,

@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from master_shim.protocol import NO_TOKEN, Heartbeat, HeartbeatAnswer, Registration
+from master_shim.protocol import NO_TOKEN, Heartbeat, HeartbeatAnswer
 from tests.support.meetings import UnchangedFolder, no_room
 from tests.support.memory_store import MemoryStore
 from trionode.delivery.admission import Downloads
 from trionode.delivery.tickets import Tickets
 from trionode.errors import OriginUnreachable
 from trionode.events import AutoResetEvent
+from trionode.heartbeat.address import ReportedAddress
 from trionode.heartbeat.builder import HeartbeatBuilder
 from trionode.heartbeat.sender import HeartbeatSender
 from trionode.lifecycle import Lifecycle
 from trionode.master.responses import MeetingList
 from trionode.meetings.poller import POLL_SECONDS, SPACING_SECONDS, Poller
 from trionode.meetings.service import Meetings
+from trionode.settings import Settings
 from trionode.upkeep.repair import Repairer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from master_shim.protocol import Registration
     from store import Digest, Manifest
 
 
@@ -70,9 +73,9 @@ async def node_of(master: Master, seed: int) -> AsyncIterator[Meetings]:
     repairer = Repairer(store, master)  # type: ignore[arg-type]
     meetings = Meetings(store, master, rng, no_room, UnchangedFolder(), repairer, due)  # type: ignore[arg-type]
     poller = Poller(master, meetings, 300.0, rng)  # type: ignore[arg-type]
-    registration = Registration("n", "127.0.0.1:1")
-    builder = HeartbeatBuilder(registration, meetings, Downloads(due.set), tickets, Lifecycle())
-    sender = HeartbeatSender(registration, builder, master, meetings, poller, tickets, due, rng)  # type: ignore[arg-type]
+    own = ReportedAddress("n", Settings(node_address="127.0.0.1:1"))
+    builder = HeartbeatBuilder(own, meetings, Downloads(due.set), tickets, Lifecycle())
+    sender = HeartbeatSender(own, builder, master, meetings, poller, tickets, due, rng)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         for service in (meetings, poller, sender):
             nursery.start_soon(service.run)
