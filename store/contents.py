@@ -61,6 +61,13 @@ class Contents:
 
     def differ_from_disk(self) -> bool:
         """Return whether the folder's packages or refs differ from those in memory. Raises `OSError`."""
+        if not self._differ():
+            return False
+        # Perhaps by a change of this process that is on the disk and not yet in memory.
+        with self._names:
+            return self._differ()
+
+    def _differ(self) -> bool:
         names = (parse_name(name) for name in self.fs.list(self.layout.packages))
         if {name[0] for name in names if name is not None and name[1] == "zip"} != set(self.packages.digests()):
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
 import time
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from store import (
     VersionMissing,
     VersionPresent,
 )
+from store.filesystem import FileSystem
 from tests.store.contract import StoreContract
 from tests.store.helpers import HOSTILE_IDS, half_filled, names
 from tests.store.samples import fill_whole, package, stream_whole
@@ -165,3 +167,28 @@ def test_a_folder_that_is_gone_raises(store, folder):
         store.folder_mtimes()
     with pytest.raises(FileNotFoundError):
         store.differs_from_disk()
+
+
+def test_a_change_in_progress_is_no_difference_from_the_disk(folder):
+    class Observed(FileSystem):
+        """Compares the folder with the memory of the store when a name is on the disk, and not yet in memory."""
+
+        def sync_folder(self, path):
+            super().sync_folder(path)
+            if comparing is not None and path.name in {"packages", "meetings"}:
+                thread = threading.Thread(target=lambda: differences.append(opened.differs_from_disk()))
+                thread.start()
+                threads.append(thread)
+                thread.join(0.3)  # it may have to wait until the change is complete
+
+    differences, threads, comparing = [], [], None
+    with Store.open(folder, fs=Observed()) as opened:
+        comparing = True
+        digest = fill_whole(opened, package()).digest
+        opened.set_ref(Ref("m", digest))
+        opened.drop_ref("m")
+        opened.remove(digest)
+        for thread in threads:
+            thread.join()
+        assert len(differences) >= 4
+        assert not any(differences)
