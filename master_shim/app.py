@@ -11,7 +11,10 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import anyio
+
 from . import errors
+from .activity import Activity
 from .asgi import Answer, Request, json_answer
 from .balancer import Balancer
 from .handlers.downloads import DownloadHandlers
@@ -60,6 +63,9 @@ STATUS_OF: dict[type[errors.ShimError], int] = {
 RETRY_SECONDS = 2
 """The Retry-After of a 503: within this time a package is read, or a node's heartbeat is due."""
 
+CHECK_SECONDS = 1.0
+"""Interval in which silent nodes are noticed while no request comes, in a server that runs the lifespan."""
+
 
 class MasterShim:
     """The ASGI application. `packages` is a `DirectoryPackages` or any async callable `meeting_id -> path or None`.
@@ -81,7 +87,8 @@ class MasterShim:
         if not callable(packages):
             raise TypeError(f"packages must be a DirectoryPackages or an async callable, not {packages!r}")
         self._proxies = TrustedProxies(trusted_proxies)
-        self.registry = Registry()
+        self._activity = Activity()
+        self.registry = Registry(self._activity.node_changed)
         self._clock = clock
         versions = versions or PackageVersions()
         self._in_progress = InProgress(packages if isinstance(packages, ListedPackages) else None, versions)
@@ -89,7 +96,7 @@ class MasterShim:
         balancer = Balancer(rng or random.Random())  # noqa: S311
         self._sender = PackageSender()
         self._downloads = downloads = DownloadHandlers(
-            packages, versions, self._in_progress, self.registry, balancer, self._sender, clock
+            packages, versions, self._in_progress, self.registry, balancer, self._sender, self._activity, clock
         )
         nodes = NodeHandlers(self.registry, balancer, self._in_progress, clock)
         status = StatusHandlers(self._in_progress, self.registry, clock)
@@ -133,7 +140,7 @@ class MasterShim:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope. A lifespan is acknowledged; websockets are closed."""
         if scope["type"] == "lifespan":
-            await _acknowledge_lifespan(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         else:
@@ -143,6 +150,7 @@ class MasterShim:
         self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, standalone: bool = True
     ) -> None:
         """Answer a request whose route was found (None: there is none). `standalone`: see `Request`."""
+        self.check_nodes()
         argument = match.argument if match is not None else ""
         request = Request(scope, receive, send, self._proxies, argument, standalone)
         try:
@@ -159,6 +167,24 @@ class MasterShim:
             if request.answered:
                 raise  # too late for another answer: the server cuts the connection and logs it
             await _fail(request, error)
+
+    def check_nodes(self) -> None:
+        """Notice the nodes that became silent. Called at every request: a mounted shim has no task of its own."""
+        self.registry.expire(self._clock())
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        """Acknowledge a lifespan, and check the nodes during it also while no request comes."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._check_nodes_forever)
+            while (await receive())["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            group.cancel_scope.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _check_nodes_forever(self) -> None:
+        while True:
+            await anyio.sleep(CHECK_SECONDS)
+            self.check_nodes()
 
     async def _handle(self, match: Match | None, request: Request) -> Answer | None:
         if match is None:
@@ -191,13 +217,3 @@ def _answer_of(error: errors.ShimError) -> Answer:
     elif status == 503:
         headers = ((b"retry-after", b"%d" % RETRY_SECONDS),)
     return json_answer({"detail": detail}, status, *headers)
-
-
-async def _acknowledge_lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
-            return

@@ -8,10 +8,11 @@ proportion to its weight is chosen. Ties are broken at random, so that several m
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from .node import State
 from .protocol import MAX_HEARTBEAT_ITEMS
 
 if TYPE_CHECKING:
@@ -218,3 +219,31 @@ def _least(candidates: Sequence[_Candidate], excluded: Sequence[str]) -> Registe
     if excluded:
         candidates = [item for item in candidates if item[2] not in excluded]
     return min(candidates)[-1] if candidates else None
+
+
+def unfit_reason(nodes: Sequence[RegisteredNode], meeting_id: str, digest: str) -> str:
+    """Return, for people, why none of the live `nodes` was chosen for a client of this version."""
+    if not nodes:
+        return "no node is registered"
+    obstacles = Counter(_obstacle(node, meeting_id, digest) for node in nodes)
+    return "of the nodes, " + ", ".join(f"{count} {obstacle}" for obstacle, count in obstacles.items())
+
+
+_UNFIT_STATES = {
+    State.REGISTERED: "just registered",
+    State.LATE: "late",
+    State.DRAINING: "draining",
+}
+
+
+def _obstacle(node: RegisteredNode, meeting_id: str, digest: str) -> str:
+    if node.state in _UNFIT_STATES:
+        return _UNFIT_STATES[node.state]
+    if not node.reachable:
+        return "offline" if node.status == "offline" else "without a valid address"
+    if not node.holds(meeting_id, digest):
+        return "still fetching it" if digest in node.filling else "without its current version"
+    limit = node.load.max_downloads
+    if limit and node.load.active_downloads * UNITS + node.assigned_units >= limit * UNITS:
+        return "at max_downloads"
+    return "tried twice by this client"

@@ -26,4 +26,5 @@ class MasterShimMiddleware:
             if match is not None and match.route.group is not Group.STATUS:
                 await self._shim.answer(match, scope, receive, send, standalone=False)
                 return
+            self._shim.check_nodes()
         await self._app(scope, receive, send)

@@ -16,7 +16,7 @@ from .node import TRANSITIONS, Event, RegisteredNode, State
 from .protocol import MAX_HEARTBEAT_ITEMS, NODE_TIMEOUT_SECONDS, SCHEMES, Load, MeetingName, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .protocol import Heartbeat, Registration
 
@@ -44,9 +44,15 @@ _T = TypeVar("_T")
 
 
 class Registry:
-    """The nodes that are alive. Every method first removes those that timed out: O(1) amortised."""
+    """The nodes that are alive. Every method first removes those that timed out: O(1) amortised.
 
-    def __init__(self) -> None:
+    `on_event` is called with a node, its state before an event, the event and `now`; `last_seen` is still the old one.
+    """
+
+    def __init__(
+        self, on_event: Callable[[RegisteredNode, State, Event, float], None] = lambda node, before, event, now: None
+    ) -> None:
+        self._on_event = on_event
         # Ordered by `last_seen`: a node moves to the end with each message.
         self._nodes: OrderedDict[str, RegisteredNode] = OrderedDict()
         # The online nodes that can become late, in the same order.
@@ -107,7 +113,7 @@ class Registry:
         node = self._nodes.get(node_id)
         if node is None:
             raise NodeMissing(node_id)
-        self._remove(node, Event.UNREGISTER)
+        self._remove(node, Event.UNREGISTER, now)
 
     def expire(self, now: float) -> None:
         """Remove every node that timed out, and mark as late those that missed two heartbeats."""
@@ -115,12 +121,12 @@ class Registry:
             node = next(iter(self._nodes.values()))
             if now - node.last_seen < NODE_TIMEOUT_SECONDS:
                 break
-            self._remove(node, Event.TIMEOUT)
+            self._remove(node, Event.TIMEOUT, now)
         while self._punctual:
             node = next(iter(self._punctual.values()))
             if now - node.last_seen < LATE_SECONDS:
                 break
-            self._apply(node, Event.LATE)
+            self._apply(node, Event.LATE, now)
 
     def nodes(self, now: float) -> Sequence[RegisteredNode]:
         """Return the nodes that are alive, ordered by their last message."""
@@ -165,7 +171,7 @@ class Registry:
         if node is None:
             node = self._nodes[node_id] = RegisteredNode(node_id, address, first_seen=now, last_seen=now)
         was_online = node.state is State.ONLINE
-        self._apply(node, event)
+        self._apply(node, event, now)
         if node.state is State.ONLINE and not was_online:
             node.online_since = now
         node.address, node.last_seen = address, now
@@ -177,14 +183,15 @@ class Registry:
         node.kept_chars = chars
         return node
 
-    def _apply(self, node: RegisteredNode, event: Event) -> None:
-        node.state = TRANSITIONS[node.state][event]
+    def _apply(self, node: RegisteredNode, event: Event, now: float) -> None:
+        before, node.state = node.state, TRANSITIONS[node.state][event]
         self._punctual.pop(node.node_id, None)
         # Rebuilt at the next request. Finding out that a heartbeat changed nothing costs as much for a few nodes.
         self._holders.clear()
+        self._on_event(node, before, event, now)
 
-    def _remove(self, node: RegisteredNode, event: Event) -> None:
-        self._apply(node, event)
+    def _remove(self, node: RegisteredNode, event: Event, now: float) -> None:
+        self._apply(node, event, now)
         del self._nodes[node.node_id]
         self._kept_chars -= node.kept_chars
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from store import Digest, InvalidDigest
 
 from ..asgi import JSON, NO_CACHE, NO_STORE, Answer, Request, json_answer
+from ..balancer import unfit_reason
 from ..errors import MeetingMissing, PackageChanging, PackageMissing, PackageReplaced, RouteMissing, VersionMissing
 from ..packages.versions import ATTEMPTS
 from ..protocol import NodeInfo, VersionNode, attachment, is_meeting_id, own_address, package_url
@@ -17,6 +18,7 @@ from ..protocol.conditions import accepts_gzip, not_modified
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..activity import Activity
     from ..balancer import Balancer
     from ..node import RegisteredNode
     from ..packages.file import PackageVersion
@@ -42,6 +44,7 @@ class DownloadHandlers:
         registry: Registry,
         balancer: Balancer,
         sender: PackageSender,
+        activity: Activity,
         clock: Callable[[], float],
     ) -> None:
         self._packages = packages
@@ -50,6 +53,7 @@ class DownloadHandlers:
         self._registry = registry
         self._balancer = balancer
         self._sender = sender
+        self._activity = activity
         self._clock = clock
 
     async def version(self, meeting_id: str) -> PackageVersion:
@@ -83,8 +87,16 @@ class DownloadHandlers:
             )
             if choice is not None:
                 return _redirect(choice.node, meeting_id, version.digest, choice.ticket)
+        if request.method != "HEAD":
+            self._report_unfit(meeting_id, version, now)
         await self._send_meeting(request, version)
         return None
+
+    def _report_unfit(self, meeting_id: str, version: PackageVersion, now: float) -> None:
+        def why() -> str:
+            return unfit_reason(self._registry.nodes(now), meeting_id, version.digest)
+
+        self._activity.no_node_fit(meeting_id, why, now)
 
     async def direct(self, request: Request) -> None:
         """Send the package."""
@@ -109,6 +121,8 @@ class DownloadHandlers:
         now = self._clock()
         holders = self._registry.holders(meeting_id, version.digest, now)
         nodes = self._balancer.offer(holders, now, assign=request.method != "HEAD")
+        if not nodes and request.method != "HEAD":
+            self._report_unfit(meeting_id, version, now)
         entries = [NodeInfo(node.address, package_url(node.url, meeting_id)) for node in nodes]
         return json_answer(entries or _own_info(request), 200, NO_STORE)
 

@@ -170,6 +170,9 @@ class PackageVersions:
             self._hashing = anyio.CapacityLimiter(HASHING_THREADS)
         state, digest, body = await anyio.to_thread.run_sync(self._split_file, path, limiter=self._hashing)
         version = PackageVersion(path, state, digest)
+        known = self._current.get(path)
+        if known is None or known.digest != digest:
+            _log.info("package %s: version %s, %d bytes", path, digest[:12], version.size)
         self._forget(path)
         self._current[path] = version
         self._paths.setdefault(digest, {})[path] = None

@@ -32,10 +32,12 @@ def test_the_start_prints_the_address_and_the_meetings(served: ServedShim, folde
     answer = httpx.get(f"{served.url}{API}/meetings/m/download-package", trust_env=False)
     assert answer.content == (folder / "m.zip").read_bytes()
     assert served.process.stop() == 0
-    # No access log, and one line at the exit.
+    # No access log: the package, the download that no node could serve, and one line at the exit.
     lines = served.process.log().splitlines()
-    assert len(lines) == 4, lines
-    assert "stopping" in lines[3]
+    assert len(lines) == 6, lines
+    assert "INFO] master_shim.versions: package " in lines[3]
+    assert lines[4].endswith("the master sends the package of m itself, because no node is registered")
+    assert "stopping" in lines[5]
 
 
 def test_a_meeting_is_found_when_its_package_is_added(spawn: Spawner, tmp_path: Path) -> None:

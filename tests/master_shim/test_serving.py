@@ -168,3 +168,24 @@ def test_a_deployed_node_registers_and_serves(served: ServedShim, folder: Path, 
     assert [(entry["node_id"], entry["active_meeting"]) for entry in entries] == [("old node", "m")]
     info = httpx.get(f"{served.url}{API}/meetings/m/download-nodes-info", trust_env=False).json()
     assert [entry["ip"] for entry in info] == [node.address]
+
+
+EARLY = """
+import sys
+import master_shim.registry as registry
+registry.LATE_SECONDS, registry.NODE_TIMEOUT_SECONDS = 0.5, 1.5
+from master_shim.cli import main
+main(sys.argv[1:])
+"""
+"""The command, with times that a test can wait for."""
+
+
+def test_silent_nodes_are_logged_while_no_request_comes(spawn: Spawner, folder: Path) -> None:
+    listen = ("--host", "127.0.0.1", "--port", "0")
+    served = ServedShim(spawn.python("-c", EARLY, "serve", "--packages", str(folder), *listen, name="serve"))
+    body = {"node_id": "n1", "address": "127.0.0.1:9", "protocol": 1}
+    assert httpx.post(f"{served.url}{API}/nodes/heartbeat", json=body, trust_env=False).status_code == 200
+    served.process.wait_line(r"\[INFO\] master_shim.activity: node n1 at 127.0.0.1:9 joined$")
+    served.process.wait_line(r"\[WARNING\] master_shim.activity: node n1 at 127.0.0.1:9 is late")
+    served.process.wait_line(r"\[WARNING\] master_shim.activity: node n1 at 127.0.0.1:9 is lost")
+    assert served.process.stop() == 0
