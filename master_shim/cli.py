@@ -76,6 +76,9 @@ def serve(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 after a signal, 2 after a usage error or if it cannot start."""
+    from trionode.cli import replace_unencodable
+
+    replace_unencodable()
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,9 +57,14 @@ def _text(value: object) -> str:
     return value.strip()
 
 
-def _path(value: object) -> Path:
-    """Return a path."""
-    return Path(value if isinstance(value, Path) else _text(value))
+def parse_path(value: object) -> Path:
+    """Return a path. Text is as Python decodes arguments and variables: by the encoding of the file system."""
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise TypeError
+    _text(os.fsencode(value).decode("utf-8", "replace"))
+    return Path(value.strip())
 
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -135,7 +141,7 @@ def choice(*choices: str) -> Kind:
 
 def path(of: str) -> Kind:
     """Return the kind of a path; `of` describes it."""
-    return Kind(_path, f"the path of {of}")
+    return Kind(parse_path, f"the path of {of}")
 
 
 URL = Kind(_url, "an http or https URL such as http://192.168.1.10:8000")

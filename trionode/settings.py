@@ -27,6 +27,7 @@ from .parsing import (
     URL,
     Kind,
     choice,
+    parse_path,
     path,
     seconds,
     whole_number,
@@ -228,6 +229,8 @@ def _read_toml(path: Path) -> dict[str, object]:
     for name, value in table.items():
         if name not in SPECS:
             raise SettingError(name, value, _known_setting(name, value), str(path))
+        if SPECS[name].parse is parse_path and isinstance(value, str):
+            table[name] = os.fsdecode(value.encode())  # UTF-8 as in the file, whatever the locale
     return table
 
 

@@ -26,8 +26,8 @@ MAX_DETAILS_BYTES = 4 * 1024 * 1024
 class DirectoryPackages:
     """A folder in which every `<id>.zip` (or `.ZIP`) is a meeting in progress.
 
-    The id of a file is its name in the normal form NFC; names from macOS are often in another. A file whose name is no
-    valid id is logged and left out.
+    Names in it are UTF-8, whatever the locale. The id of a file is its name in the normal form NFC; names from macOS
+    are often in another. A file whose name is no valid id is logged and left out.
 
     Replace a package by a rename, never in place: write `.new` beside it, then `mv .new <id>.zip`. Names that begin
     with a dot are ignored, so the folder may contain half-written files. The folder may be a symbolic link. Links in it
@@ -85,9 +85,10 @@ class DirectoryPackages:
 
     def _sort(self, entry: os.DirEntry[str], packages: dict[str, str], descriptions: dict[str, str]) -> None:
         """Add a name of the folder to the packages or the descriptions by meeting id, or log why it is left out."""
-        stem, dot, suffix = entry.name.rpartition(".")
+        name = _utf8(entry.name)
+        stem, dot, suffix = name.rpartition(".")
         kind = suffix.lower()
-        if not dot or kind not in {"zip", "json"} or entry.name.startswith("."):
+        if not dot or kind not in {"zip", "json"} or name.startswith("."):
             return
         meeting_id = unicodedata.normalize("NFC", stem)
         if kind == "json":
@@ -95,7 +96,7 @@ class DirectoryPackages:
         elif reason := why_no_meeting_id(meeting_id):
             self._log_ignored(entry.path, f"its name is no meeting id, {reason}: rename it")
         elif meeting_id in packages:
-            self._log_ignored(entry.path, f"{packages[meeting_id]!r} is the same meeting: remove one of them")
+            self._log_ignored(entry.path, f"{_shown(packages[meeting_id])} is the same meeting: remove one of them")
         elif self._is_package(entry):
             packages[meeting_id] = entry.name
 
@@ -110,7 +111,7 @@ class DirectoryPackages:
         return False
 
     def _path_of(self, meeting_id: str) -> str:
-        return f"{self._prefix}{self._names.get(meeting_id) or f'{meeting_id}.zip'}"
+        return f"{self._prefix}{self._names.get(meeting_id) or os.fsdecode(f'{meeting_id}.zip'.encode())}"
 
     def _is_inside(self, path: str) -> bool:
         """Tell whether a name in the folder is not a link out of it. Takes one `lstat` (2 µs) unless it is a link."""
@@ -175,7 +176,8 @@ def _parse_details(path: str, stat: os.stat_result) -> tuple[dict[str, Any], str
 
 def _order(entry: os.DirEntry[str]) -> tuple[bool, str]:
     """Order the names of a folder so that the first of several for one meeting is the usual one, `<id>.zip` in NFC."""
-    return (not entry.name.endswith((".zip", ".json")) or not unicodedata.is_normalized("NFC", entry.name), entry.name)
+    name = _utf8(entry.name)
+    return (not name.endswith((".zip", ".json")) or not unicodedata.is_normalized("NFC", name), name)
 
 
 def _folder_state(folder: Path) -> tuple[int, int] | None:
@@ -189,8 +191,13 @@ def _folder_state(folder: Path) -> tuple[int, int] | None:
 
 def _shown(path: str) -> str:
     """Return a path for the log: one line, whatever bytes it has."""
-    text = path.encode("utf-8", "backslashreplace").decode()
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return one_line(text, len(text))
+
+
+def _utf8(name: str) -> str:
+    """Return a name of a folder, which Python has decoded by the locale, decoded as UTF-8."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _text(value: object, default: str) -> str:

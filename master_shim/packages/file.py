@@ -24,6 +24,8 @@ def state_of(path: str) -> FileState:
         raise PackageMissing(path) from error
     except OSError as error:
         raise PackageUnreadable(path, error.strerror or type(error).__name__) from error
+    except UnicodeEncodeError as error:  # a callable's path
+        raise PackageMissing(path) from error
     if not S_ISREG(stat.st_mode):
         raise PackageMissing(path)
     return _state(stat)

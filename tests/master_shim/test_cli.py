@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.support.locales import environments
 from tests.support.shim_app import API
 from tests.support.shim_process import ServedShim, serve_shim
 
@@ -50,6 +51,23 @@ def test_a_meeting_is_found_when_its_package_is_added(spawn: Spawner, tmp_path: 
     assert served.get(f"{API}/meetings/{quote('会议 1')}/download-package") == (200, b"PK")
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait() == 0
+
+
+@pytest.mark.parametrize("env", environments().values(), ids=environments())
+def test_names_on_disk_are_utf_8_in_every_locale(spawn: Spawner, tmp_path: Path, env: dict[str, str]) -> None:
+    packages = tmp_path / "数据"
+    packages.mkdir()
+    for name in ("会议", "café"):
+        (packages / f"{name}.zip").write_bytes(name.encode())
+        (packages / f"{name}.json").write_text(json.dumps({"title": f"“{name}”"}), encoding="utf-8")
+    served = serve_shim(spawn, packages, env=env)
+    listed = json.loads(served.get(f"{API}/meetings/status/node")[1])["active_meetings"]
+    assert listed == [{"id": name, "title": f"“{name}”"} for name in ("café", "会议")]
+    for name in ("会议", "café"):
+        assert served.get(f"{API}/meetings/{quote(name)}/download-package") == (200, name.encode())
+    assert served.get(f"{API}/meetings/{quote('没有')}/download-package")[0] == 404
+    assert served.process.stop() == 0
+    assert "Traceback" not in served.process.log()
 
 
 def test_usage_errors_are_explained(spawn: Spawner, folder: Path) -> None:

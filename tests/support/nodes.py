@@ -15,6 +15,8 @@ from tests.support.processes import ROOT, free_port
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.support.processes import Process, Spawner
 
 Start = Literal["serve", "module", "hypercorn", "hypercorn-trio"]
@@ -96,25 +98,33 @@ class OurNode:
 
 
 def run_node(
-    spawn: Spawner, master_url: str, storage: Path, *, start: Start = "serve", port: int = 0, **settings: object
+    spawn: Spawner,
+    master_url: str,
+    storage: Path,
+    *,
+    start: Start = "serve",
+    port: int = 0,
+    env: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> OurNode:
-    """Start a node on 127.0.0.1 in one of three ways; `settings` are passed as environment variables."""
+    """Start a node on 127.0.0.1 in one of three ways; `settings` are passed as environment variables, beside `env`."""
     port = port or free_port()
-    env = {
+    variables = {
+        **(env or {}),
         "MAIN_SERVER_URL": master_url,
         "NODE_ADDRESS": str(settings.pop("node_address", f"127.0.0.1:{port}")),
         "STORAGE_PATH": str(storage),
         **{f"TRIONODE_{name.upper()}": str(value) for name, value in settings.items() if name != "sync_interval"},
     }
     if "sync_interval" in settings:
-        env["SYNC_INTERVAL"] = str(settings["sync_interval"])
+        variables["SYNC_INTERVAL"] = str(settings["sync_interval"])
     commands: dict[Start, tuple[str | Path, ...]] = {
         "serve": (BIN / "trionode", "serve", "--host", "127.0.0.1", "--port", str(port)),
         "module": (sys.executable, "-m", "trionode", "--host", "127.0.0.1", "--port", str(port)),
         "hypercorn": (BIN / "hypercorn", "-b", f"127.0.0.1:{port}", "trionode:app"),
         "hypercorn-trio": (BIN / "hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "trionode:app"),
     }
-    return OurNode(spawn(*commands[start], env=env, name=f"node-{start}"), port, storage)
+    return OurNode(spawn(*commands[start], env=variables, name=f"node-{start}"), port, storage)
 
 
 def run_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.support.processes import Process, Spawner
@@ -33,6 +34,6 @@ class ServedShim:
         return self.raw(f"GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n".encode())
 
 
-def serve_shim(spawn: Spawner, folder: Path, *arguments: str) -> ServedShim:
+def serve_shim(spawn: Spawner, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> ServedShim:
     command = ("-m", "master_shim", "serve", "--packages", str(folder), "--host", "127.0.0.1", "--port", "0")
-    return ServedShim(spawn.python(*command, *arguments, name="serve"))
+    return ServedShim(spawn.python(*command, *arguments, env=env, name="serve"))

@@ -3,3 +3,15 @@
 Exit statuses of all commands: 0 success; 1 failure; 2 wrong usage; 3 no node answers
 (`status`, `drain`, `reload`); 4 damage was found and repaired (`verify --repair`).
 """
+
+from __future__ import annotations
+
+import io
+import sys
+
+
+def replace_unencodable() -> None:
+    """Let output replace characters that the encoding of the terminal lacks, where Python raises an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
-from . import exits
+from . import exits, replace_unencodable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,7 @@ for _name, _function in {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit status."""
+    replace_unencodable()
     try:
         # Help and version return nothing.
         return cli(arguments) or exits.OK

@@ -114,8 +114,9 @@ def ask_node(settings: Settings) -> dict[str, Any] | None:
 
 
 def print_json(report: Mapping[str, object]) -> None:
-    """Print a result as JSON."""
-    print(json.dumps(report, ensure_ascii=False, indent=2))
+    """Print a result as JSON. It is valid in every encoding of the output."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(report, ensure_ascii=not unicode, indent=2))
 
 
 def complain(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ async def health(node: Node) -> Response:
         "node_id": node.node_id,
         "timestamp": time.time(),
         "main_server": settings.main_server,
-        "storage_path": str(settings.storage_path),
+        "storage_path": os.fsencode(settings.storage_path).decode("utf-8", "replace"),
         "sync_interval": settings.sync_interval,
     }
     return _json(answer, 503 if failed else 200)
