@@ -30,6 +30,12 @@ class Activity:
     def __init__(self) -> None:
         self.nodes_lost = 0
         """Nodes removed because they were silent."""
+        self.redirected = 0
+        """Clients redirected to a node."""
+        self.offered = 0
+        """Clients that were given nodes to choose from."""
+        self.sent_here = 0
+        """Clients to which the master sent a package because no node was fit."""
         self._unfit = Repeats()
 
     def node_changed(self, node: RegisteredNode, before: State, event: Event, now: float) -> None:

@@ -19,6 +19,7 @@ from .asgi import Answer, Request, json_answer
 from .balancer import Balancer
 from .handlers.downloads import DownloadHandlers
 from .handlers.nodes import NodeHandlers
+from .handlers.report import ReportHandlers
 from .handlers.sending import PackageSender
 from .handlers.status import StatusHandlers
 from .packages.in_progress import InProgress
@@ -100,12 +101,15 @@ class MasterShim:
         )
         nodes = NodeHandlers(self.registry, balancer, self._in_progress, clock)
         status = StatusHandlers(self._in_progress, self.registry, clock)
+        report = ReportHandlers(self._in_progress, versions, self.registry, self._sender, self._activity, clock)
         self._handlers: dict[Route, Callable[[Request], Awaitable[Answer | None]]] = {
             Route.REGISTER: nodes.register,
             Route.HEARTBEAT: nodes.heartbeat,
             Route.UNREGISTER: nodes.unregister,
             Route.LIST: nodes.list,
             Route.AVAILABLE: nodes.available,
+            Route.NODES_STATUS: report.status,
+            Route.NODES_METRICS: report.metrics,
             Route.DOWNLOAD: downloads.download,
             Route.DIRECT: downloads.direct,
             Route.NODES_INFO: downloads.nodes_info,
@@ -117,6 +121,7 @@ class MasterShim:
             Route.STATUS_TOKEN: status.status_token,
             Route.ROOT: status.root,
             Route.HEALTH: status.health,
+            Route.METRICS: report.metrics,
         }
 
     @property

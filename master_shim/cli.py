@@ -5,6 +5,7 @@ Imports at the top are light, so that `--help` and usage errors are quick: the s
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 WRONG_USAGE = 2
 """Exit status if the command cannot start."""
+NOT_RUNNING = 3
+"""Exit status if no master answers."""
 
 
 def _version() -> str:
@@ -74,8 +77,28 @@ def serve(
     return 0
 
 
+@app.command
+def status(
+    url: Annotated[str, Parameter(help="URL of the master, or its host:port.")] = "http://127.0.0.1:8000",
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
+) -> int:
+    """Show the nodes, the meetings and the downloads of a running master."""
+    from . import remote_status
+
+    try:
+        report = remote_status.fetch(url)
+    except remote_status.NoMaster as error:
+        return _refuse(str(error), NOT_RUNNING)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        remote_status.show(url, report)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 after a signal, 2 after a usage error or if it cannot start."""
+    """Run the command and exit: 0 for success, 2 after a usage error or if it cannot start, 3 if no master answers."""
     from trionode.cli import replace_unencodable
 
     replace_unencodable()
@@ -86,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, status: int = WRONG_USAGE) -> int:
     print(f"master-shim: {message}", file=sys.stderr)
-    return WRONG_USAGE
+    return status
 
 
 def _announce(listener: socket.socket, folder: Path, meetings: tuple[ListedMeeting, ...]) -> None:

@@ -22,6 +22,8 @@ class Route(enum.Enum):
     UNREGISTER = ("/api/v1/nodes/unregister", "POST", Group.NODES)
     LIST = ("/api/v1/nodes/list", "GET, HEAD", Group.NODES)
     AVAILABLE = ("/api/v1/nodes/available", "GET, HEAD", Group.NODES)
+    NODES_STATUS = ("/api/v1/nodes/status", "GET, HEAD", Group.NODES)
+    NODES_METRICS = ("/api/v1/nodes/metrics", "GET, HEAD", Group.NODES)
     DOWNLOAD = ("/api/v1/meetings/{id}/download-package", "GET, HEAD", Group.DOWNLOADS)
     DIRECT = ("/api/v1/meetings/{id}/download-package-direct", "GET, HEAD", Group.DOWNLOADS)
     NODES_INFO = ("/api/v1/meetings/{id}/download-nodes-info", "GET, HEAD", Group.DOWNLOADS)
@@ -33,6 +35,7 @@ class Route(enum.Enum):
     STATUS_TOKEN = ("/api/v1/meetings/status/token", "GET, HEAD", Group.STATUS)
     ROOT = ("/", "GET, HEAD", Group.STATUS)
     HEALTH = ("/health", "GET, HEAD", Group.STATUS)
+    METRICS = ("/metrics", "GET, HEAD", Group.STATUS)
 
     def __init__(self, path: str, methods: str, group: Group) -> None:
         self.path = path

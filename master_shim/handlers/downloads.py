@@ -86,8 +86,10 @@ class DownloadHandlers:
                 holders, client=request.asked.client, meeting_id=meeting_id, digest=version.digest, now=now
             )
             if choice is not None:
+                self._activity.redirected += 1
                 return _redirect(choice.node, meeting_id, version.digest, choice.ticket)
         if request.method != "HEAD":
+            self._activity.sent_here += 1
             self._report_unfit(meeting_id, version, now)
         await self._send_meeting(request, version)
         return None
@@ -121,7 +123,11 @@ class DownloadHandlers:
         now = self._clock()
         holders = self._registry.holders(meeting_id, version.digest, now)
         nodes = self._balancer.offer(holders, now, assign=request.method != "HEAD")
-        if not nodes and request.method != "HEAD":
+        if request.method == "HEAD":
+            pass
+        elif nodes:
+            self._activity.offered += 1
+        else:
             self._report_unfit(meeting_id, version, now)
         entries = [NodeInfo(node.address, package_url(node.url, meeting_id)) for node in nodes]
         return json_answer(entries or _own_info(request), 200, NO_STORE)

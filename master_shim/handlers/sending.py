@@ -31,10 +31,11 @@ SEND_SECONDS = 120.0
 
 
 class PackageSender:
-    """Sends packages, and counts the downloads that are in progress."""
+    """Sends packages, and counts the downloads that are in progress and the bytes of packages sent."""
 
     def __init__(self) -> None:
         self.active = 0
+        self.bytes_sent = 0
 
     async def send(self, request: Request, version: PackageVersion, headers: tuple[Header, ...]) -> None:
         """Answer `request` with `version`, or the ranges of it that are requested. `headers` are added to a success.
@@ -97,6 +98,7 @@ class PackageSender:
             offset += size
             if not await _send_window(request, data):
                 return False
+            self.bytes_sent += size
         return True
 
     def window_bytes(self) -> int:

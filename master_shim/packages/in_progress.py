@@ -17,6 +17,7 @@ from ..protocol import NO_TOKEN
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .file import PackageVersion
     from .source import ListedMeeting, ListedPackages
     from .versions import PackageVersions
 
@@ -63,6 +64,23 @@ class InProgress:
             meetings.append(meeting)
             entries.append((meeting.id, version, meeting.fingerprint))
         return Snapshot(token_of(entries), tuple(meetings))
+
+    async def known(self) -> list[tuple[ListedMeeting, PackageVersion | None]]:
+        """Return the meetings in progress, each with its version, or None if a package must be read for it.
+
+        Raises as `snapshot`.
+        """
+        if self._packages is None:
+            raise RouteMissing
+        found: list[tuple[ListedMeeting, PackageVersion | None]] = []
+        for meeting in await self._packages.meetings():
+            try:
+                found.append((meeting, self._versions.known(meeting.path)))
+            except PackageMissing:
+                continue  # ended since the folder was listed
+            except PackageUnreadable:
+                found.append((meeting, None))
+        return found
 
     async def token(self) -> str | None:
         """Return the token, or None if it is not known without reading a package.

@@ -109,6 +109,11 @@ class PackageVersions:
         version = self._current.get(name)
         return version if version is not None and version.state == state_of(name) else None
 
+    def problem(self, path: str | os.PathLike[str]) -> str:
+        """Return why the file had no version when it was last read, or an empty text."""
+        failure = self._failures.get(os.fspath(path))
+        return "" if failure is None else failure.reason
+
     def find(self, digest: str) -> PackageVersion | None:
         """Return a file whose current version is `digest`, among those requested before, or None."""
         for path in tuple(self._paths.get(digest, ())):

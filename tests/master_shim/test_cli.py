@@ -15,12 +15,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from blake3 import blake3
 
 from tests.support.locales import environments
 from tests.support.shim_app import API
 from tests.support.shim_process import ServedShim, serve_shim
 
 if TYPE_CHECKING:
+    from tests.fakes.running import FakeFactory
     from tests.support.processes import Spawner
 
 MASTER = (sys.executable, "-m", "master_shim", "serve")
@@ -110,3 +112,42 @@ def test_an_address_of_ipv6_may_have_brackets(spawn: Spawner, folder: Path, host
 def test_the_help_explains_how_packages_are_named() -> None:
     done = subprocess.run([*MASTER, "--help"], capture_output=True, text=True, check=True, env=os.environ | WIDE)
     assert "MEETING-ID.zip" in done.stdout
+
+
+def status(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "master_shim", "status", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=os.environ | WIDE)
+
+
+def test_the_status_for_people_and_as_json(served: ServedShim, folder: Path) -> None:
+    package = (folder / "m.zip").read_bytes()
+    assert served.get(f"{API}/meetings/m/download-package") == (200, package)
+    digest = blake3(package).hexdigest()
+    node = {"node_id": "n[red]1", "address": "127.0.0.1:9", "protocol": 1, "packages": {"m": digest}}
+    assert httpx.post(f"{served.url}{API}/nodes/heartbeat", json=node, trust_env=False).status_code == 200
+    for url in (served.url, f"{served.url}/", served.url.removeprefix("http://")):
+        done = status(url)
+        assert (done.returncode, done.stderr) == (0, "")
+        for words in ("n[red]1", "online", "1, 1 of them get clients", "1 downloads for which no node", digest[:12]):
+            assert words in done.stdout
+    report = json.loads(status("--json", served.url).stdout)
+    assert [(m["id"], m["version"], m["nodes"]) for m in report["meetings"]] == [("m", digest, 1)]
+
+
+def test_a_status_without_a_master_is_explained(spawn: Spawner, folder: Path, fakes: FakeFactory) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nothing = f"127.0.0.1:{unused.getsockname()[1]}"
+        deployed = fakes.master(folder)
+        for url, words in (
+            (nothing, f"no master answers at {nothing} ("),
+            (deployed.url, "but another program, or a master without the shim; HTTP status 404"),
+            ("ftp://127.0.0.1", "not host:port"),
+            ("http://127.0.0.1:99999", "not host:port"),
+            ("http://127.0.0.1/caf\u00e9", "no master answers"),
+        ):
+            done = status(url)
+            assert (done.returncode, done.stdout) == (3, "")
+            assert words in done.stderr
+            assert "Traceback" not in done.stderr
+    assert status("--yaml").returncode == 2

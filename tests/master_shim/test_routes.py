@@ -17,6 +17,7 @@ from master_shim.routes import Route, find
         ("/api/v1/packages/d", Route.PACKAGE, "d"),
         ("/api/v1/packages/d/nodes", Route.PACKAGE_NODES, "d"),
         ("/api/v1/nodes/list", Route.LIST, ""),
+        ("/api/v1/nodes/status", Route.NODES_STATUS, ""),
         ("/", Route.ROOT, ""),
     ],
 )

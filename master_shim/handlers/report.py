@@ -1,0 +1,147 @@
+"""The routes for administrators: what the master knows of nodes and packages, as JSON and as metrics.
+
+No package is read for them, so that they are answered at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ..asgi import NO_STORE, Answer, Request, json_answer
+from ..errors import FolderUnreadable, RouteMissing
+from ..node import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..activity import Activity
+    from ..node import RegisteredNode
+    from ..packages.in_progress import InProgress
+    from ..packages.versions import PackageVersions
+    from ..registry import Registry
+    from .sending import PackageSender
+
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+"""The media type of the Prometheus text format."""
+
+
+class ReportHandlers:
+    """Handlers of the routes for administrators."""
+
+    def __init__(
+        self,
+        in_progress: InProgress,
+        versions: PackageVersions,
+        registry: Registry,
+        sender: PackageSender,
+        activity: Activity,
+        clock: Callable[[], float],
+    ) -> None:
+        self._in_progress = in_progress
+        self._versions = versions
+        self._registry = registry
+        self._sender = sender
+        self._activity = activity
+        self._clock = clock
+        self._started = clock(), time.time()
+
+    async def status(self, request: Request) -> Answer:
+        """Answer `nodes/status`."""
+        now = self._clock()
+        nodes = self._registry.nodes(now)
+        value: dict[str, object] = {
+            "timestamp": time.time(),
+            "uptime": now - self._started[0],
+            "downloads": {**self._downloads(), "sending": self._sender.active, "bytes_sent": self._sender.bytes_sent},
+            "nodes_lost": self._activity.nodes_lost,
+            "nodes": [_describe(node, now) for node in nodes],
+            "meetings": None,
+            "reason": "",
+        }
+        try:
+            value["meetings"] = await self._meetings(nodes)
+        except RouteMissing:
+            value["reason"] = "the master's own application finds the packages"
+        except FolderUnreadable as error:
+            value["reason"] = str(error)
+        return json_answer(value, 200, NO_STORE)
+
+    async def metrics(self, request: Request) -> Answer:
+        """Answer `/metrics` and `nodes/metrics` in the Prometheus text format."""
+        states = Counter(node.state for node in self._registry.nodes(self._clock()))
+        kept = [state for state in State if state is not State.ABSENT]
+        lines = [
+            *_metric("start_time_seconds", "gauge", "Start time of the master, in Unix seconds.", self._started[1]),
+            *_metrics("nodes", "gauge", "Live nodes, by state.", "state", {s.value: states[s] for s in kept}),
+            *_metric(
+                "nodes_lost_total", "counter", "Nodes removed because they were silent.", self._activity.nodes_lost
+            ),
+            *_metrics("downloads_total", "counter", "Requests for packages, by answer.", "answer", self._downloads()),
+            *_metric("sends_active", "gauge", "Packages being sent by the master itself.", self._sender.active),
+            *_metric("sent_bytes_total", "counter", "Bytes of packages sent by the master.", self._sender.bytes_sent),
+        ]
+        try:
+            known = [version is not None for _, version in await self._in_progress.known()]
+        except (RouteMissing, FolderUnreadable):
+            pass  # absent, as Prometheus has it for what is unknown
+        else:
+            counts = {"ready": known.count(True), "unread": known.count(False)}
+            lines += _metrics("meetings", "gauge", "Meetings in progress, by their package.", "package", counts)
+        return Answer(200, (_TEXT, NO_STORE), "".join(f"{line}\n" for line in lines).encode())
+
+    def _downloads(self) -> dict[str, int]:
+        activity = self._activity
+        return {"redirected": activity.redirected, "offered": activity.offered, "sent_here": activity.sent_here}
+
+    async def _meetings(self, nodes: Sequence[RegisteredNode]) -> list[dict[str, object]]:
+        """Describe the meetings in progress. Raises `RouteMissing`, `FolderUnreadable`."""
+        held = Counter(item for node in nodes if node.offered for item in node.packages.items())
+        synced = Counter(name for node in nodes if node.offered and node.protocol == 0 for name in node.synced)
+        filling = Counter(digest for node in nodes for digest in node.filling)
+        meetings: list[dict[str, object]] = []
+        for meeting, version in await self._in_progress.known():
+            digest = None if version is None else str(version.digest)
+            meetings.append(
+                {
+                    "id": meeting.id,
+                    "title": meeting.title,
+                    "version": digest,
+                    "size": None if version is None else version.size,
+                    "reason": self._versions.problem(meeting.path),
+                    "nodes": 0 if digest is None else held[meeting.id, digest] + synced[meeting.id],
+                    "filling": 0 if digest is None else filling[digest],
+                }
+            )
+        return meetings
+
+
+def _describe(node: RegisteredNode, now: float) -> dict[str, object]:
+    return {
+        "node_id": node.node_id,
+        "address": node.address,
+        "scheme": node.scheme,
+        "state": node.state.value,
+        "offered": node.offered,
+        "protocol": node.protocol,
+        "silent": now - node.last_seen,
+        "active_downloads": node.load.active_downloads,
+        "max_downloads": node.load.max_downloads,
+        "bytes_per_second": node.load.bytes_per_second,
+        "packages": len(node.packages) if node.protocol else len(node.synced),
+        "filling": len(node.filling),
+    }
+
+
+def _metric(name: str, kind: str, text: str, value: float) -> list[str]:
+    return [*_head(name, kind, text), f"master_shim_{name} {value}"]
+
+
+def _metrics(name: str, kind: str, text: str, label: str, values: Mapping[str, float]) -> list[str]:
+    """Return the lines of a metric with a label. Its values are ours and need no escape."""
+    return [*_head(name, kind, text), *(f'master_shim_{name}{{{label}="{key}"}} {values[key]}' for key in values)]
+
+
+def _head(name: str, kind: str, text: str) -> tuple[str, str]:
+    return f"# HELP master_shim_{name} {text}", f"# TYPE master_shim_{name} {kind}"
