@@ -23,9 +23,9 @@ def test_the_first_poll_has_routine_checks_of_what_was_confirmed_under_the_same_
 
 
 def test_an_invalid_id_is_reported_once():
-    first = plan_poll(None, MeetingList("t", {}, frozenset({"a/b"})))
+    first = plan_poll(None, MeetingList("t", {}, frozenset({"a/b"})), {})
     assert first.newly_invalid == {"a/b"}
-    second = plan_poll(first.poll, MeetingList("t", {}, frozenset({"a/b", "c/d"})))
+    second = plan_poll(first.poll, MeetingList("t", {}, frozenset({"a/b", "c/d"})), {})
     assert second.newly_invalid == {"c/d"}
 
 
