@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from . import errors
+from . import errors, hosts
 from .activity import Activity
 from .asgi import Answer, Request, json_answer
 from .balancer import Balancer
@@ -23,7 +23,7 @@ from .handlers.report import ReportHandlers
 from .handlers.sending import PackageSender
 from .handlers.status import StatusHandlers
 from .packages.in_progress import InProgress
-from .packages.source import ListedPackages
+from .packages.source import ListedPackages, finder_of
 from .packages.versions import PackageVersions
 from .protocol.cors import options_fields
 from .protocol.forwarded import LOOPBACK, TrustedProxies
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .asgi import Receive, Scope, Send
     from .packages.in_progress import Snapshot
-    from .packages.source import PackageFinder
+    from .packages.source import PackageFinder, PlainFinder
     from .protocol.target import Header
     from .routes import Match
 
@@ -69,24 +69,25 @@ CHECK_SECONDS = 1.0
 
 
 class MasterShim:
-    """The ASGI application. `packages` is a `DirectoryPackages` or any async callable `meeting_id -> path or None`.
+    """The ASGI application. `packages` is a `DirectoryPackages` or any function `meeting_id -> path or None`.
 
-    A callable cannot list the meetings in progress, so the status routes are left to the master. `trusted_proxies` are
+    A plain function is called in a worker thread. An `HTTPException` raised by the function is the answer.
+
+    A function cannot list the meetings in progress, so the status routes are left to the master. `trusted_proxies` are
     the addresses and networks of proxies whose X-Forwarded-* and Forwarded fields are believed, by default those on
     this machine. Raises `TypeError`, or `ProxiesInvalid`.
     """
 
     def __init__(
         self,
-        packages: PackageFinder | ListedPackages,
+        packages: PackageFinder | PlainFinder | ListedPackages,
         *,
         trusted_proxies: str | Iterable[str] = LOOPBACK,
         versions: PackageVersions | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not callable(packages):
-            raise TypeError(f"packages must be a DirectoryPackages or an async callable, not {packages!r}")
+        finder = finder_of(packages)
         self._proxies = TrustedProxies(trusted_proxies)
         self._activity = Activity()
         self.registry = Registry(self._activity.node_changed)
@@ -97,7 +98,7 @@ class MasterShim:
         balancer = Balancer(rng or random.Random())  # noqa: S311
         self._sender = PackageSender()
         self._downloads = downloads = DownloadHandlers(
-            packages, versions, self._in_progress, self.registry, balancer, self._sender, self._activity, clock
+            finder, versions, self._in_progress, self.registry, balancer, self._sender, self._activity, clock
         )
         nodes = NodeHandlers(self.registry, balancer, self._in_progress, clock)
         status = StatusHandlers(self._in_progress, self.registry, clock)
@@ -149,7 +150,12 @@ class MasterShim:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         else:
-            await self.answer(find(path_of(scope)), scope, receive, send)
+            match = find(path_of(scope))
+            rest = hosts.rest_of_host(self, scope) if match is None else None
+            if rest is not None:
+                await rest(scope, receive, send)
+            else:
+                await self.answer(match, scope, receive, send)
 
     async def answer(
         self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, standalone: bool = True
@@ -164,14 +170,14 @@ class MasterShim:
                 await request.send_answer(answer)
         except errors.ShimError as error:
             await request.send_answer(_answer_of(error))
-        except OSError as error:
-            # After the start of the answer, it means that the client disconnected (ASGI 2.4).
-            if not request.answered:
-                await _fail(request, error)
         except Exception as error:
             if request.answered:
-                raise  # too late for another answer: the server cuts the connection and logs it
-            await _fail(request, error)
+                if not isinstance(error, OSError):  # an OSError then means that the client disconnected (ASGI 2.4)
+                    raise  # too late for another answer: the server cuts the connection and logs it
+            elif hosts.handles(scope, error):
+                raise
+            else:
+                await _answer_fault(request, error)
 
     def check_nodes(self) -> None:
         """Notice the nodes that became silent. Called at every request: a mounted shim has no task of its own."""
@@ -202,9 +208,12 @@ class MasterShim:
         raise errors.MethodRefused(route.allowed)
 
 
-async def _fail(request: Request, error: Exception) -> None:
-    _log.error("%s %r failed", request.method, request.scope["path"][:200], exc_info=error)
-    await request.send_answer(json_answer({"detail": "Internal server error"}, 500))
+async def _answer_fault(request: Request, error: Exception) -> None:
+    answer = hosts.answer_of(error)
+    if answer is None:
+        _log.error("%s %r failed", request.method, request.scope["path"][:200], exc_info=error)
+        answer = json_answer({"detail": "Internal server error"}, 500)
+    await request.send_answer(answer)
 
 
 def _answer_of(error: errors.ShimError) -> Answer:
