@@ -152,6 +152,11 @@ class Quota:
                     self._ledger.filling += parked
             raise
 
+    def parked(self) -> dict[Digest, int]:
+        """Return the sizes of the parked fills, the oldest first."""
+        with self._lock:
+            return dict(self._parked)
+
     def give_up(self, digest: Digest) -> None:
         """Remove a parked fill, unless it is being resumed. A fill that is not parked is no error."""
         if digest in self._parked and self._remove_parked(digest):

@@ -17,6 +17,7 @@ from .filesystem import FileSystem
 from .fill import Fill
 from .layout import Layout
 from .quota import Quota
+from .records import Version
 from .repair import Verifier
 from .stream_fill import StreamFill
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .digest import Digest
     from .manifest import Chunk, Literal, Manifest
     from .package_table import Lease
-    from .records import ChunkLocation, Ref, ScanStep, Usage, Version
+    from .records import ChunkLocation, Ref, ScanStep, Usage
 
 
 class Store:
@@ -196,6 +197,24 @@ class Store:
         Raises `FillBusy`, `NoSpace`, `OSError`.
         """
         return StreamFill.begin(self._contents, name)
+
+    def unfinished(self) -> Sequence[Version]:
+        """Return the fills that were abandoned, which a fill of the same version resumes. *Reads*.
+
+        `size` is what they reserve, `last_used` when they were written last.
+        """
+        found = []
+        for digest, size in self._quota.parked().items():
+            try:
+                written = self._fs.stat(self._layout.part(digest)).mtime_ns
+            except FileNotFoundError:  # removed by another process
+                continue
+            found.append(Version(digest, size, written / 1e9))
+        return found
+
+    def give_up(self, digest: Digest) -> None:
+        """Remove an abandoned fill, unless it is being resumed. One that is not there is no error. *Writes*."""
+        self._quota.give_up(digest)
 
     # -- refs -------------------------------------------------------------------------------------------------
 

@@ -133,10 +133,11 @@ def gc(
     config: Config = None,
     as_json: AsJson = False,
 ) -> int:
-    """Remove versions that no meeting has, and more if the storage exceeds its limits.
+    """Remove versions that no meeting has, abandoned fetches, and more if the storage exceeds its limits.
 
     A version that a meeting has left stays 10 minutes, since tablets may still be sent to it, unless the limits require
-    its space. Pinned versions and those of meetings in progress stay. Exit status 1: the limits cannot be kept.
+    its space; a fetch that may be resumed stays as well. Pinned versions and those of meetings in progress stay. Exit
+    status 1: the limits cannot be kept.
 
     Parameters
     ----------
@@ -149,11 +150,16 @@ def gc(
     """
     settings = settings_of(storage_path, config, max_bytes=max_bytes, min_free_bytes=min_free_bytes)
     with open_storage(settings) as store:
-        plan, problem = _plan_gc(store, settings, time.time())
-        sizes = {version.digest: version.size for version in store.versions()}
+        now = time.time()
+        abandoned = [fill for fill in store.unfinished() if age_of(fill.last_used, now) >= RETIRED_SECONDS]
+        plan, problem = _plan_gc(store, settings, now, sum(fill.size for fill in abandoned))
+        sizes = {version.digest: version.size for version in (*store.versions(), *abandoned)}
         if not dry_run:
             for digest in plan:
                 store.remove(digest)
+            for fill in abandoned:
+                store.give_up(fill.digest)
+        plan.update({fill.digest: "its fetch was abandoned" for fill in abandoned})
     freed = sum(sizes[digest] for digest in plan)
     if as_json:
         removed = [{"digest": digest, "size": sizes[digest], "why": why} for digest, why in plan.items()]
@@ -168,8 +174,11 @@ def gc(
     return exits.OK
 
 
-def _plan_gc(store: Store, settings: Settings, now: float) -> tuple[dict[Digest, str], str]:
-    """Return the versions to remove, with a reason each, and why the limits cannot be kept, or ""."""
+def _plan_gc(store: Store, settings: Settings, now: float, abandoned: int) -> tuple[dict[Digest, str], str]:
+    """Return the versions to remove, with a reason each, and why the limits cannot be kept, or "".
+
+    `abandoned` are the bytes that are freed besides.
+    """
     refs: tuple[Ref, ...] = tuple(store.refs())
     named = {ref.digest for ref in refs}
     versions = store.versions()
@@ -177,7 +186,12 @@ def _plan_gc(store: Store, settings: Settings, now: float) -> tuple[dict[Digest,
     plan = {version.digest: "no meeting has it" for version in unnamed}
     freed = sum(version.size for version in unnamed)
     usage = store.usage()
-    after = replace(usage, stored=usage.stored - freed, free=usage.free + freed)
+    after = replace(
+        usage,
+        stored=usage.stored - freed,
+        filling=usage.filling - abandoned,
+        free=usage.free + freed + abandoned,
+    )
     left = [version for version in versions if version.digest not in plan]
     try:
         more = plan_eviction(left, refs, after, 0, now, keep_free=settings.min_free_bytes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 import trio
 
-from store import ChunkMismatch, StoreError, VersionPresent, check_fd
+from store import ChunkMismatch, PackageRejected, StoreError, VersionPresent, check_fd
 
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
@@ -20,7 +20,7 @@ from .scheduler import choose_range, plan_batches
 if TYPE_CHECKING:
     from random import Random
 
-    from store import Chunk, Fill, Manifest, Store
+    from store import Chunk, Digest, Fill, Manifest, Store
 
     from ..master.client import Master
     from .live_fill import LiveFill
@@ -36,6 +36,9 @@ WRITE_BYTES = 512 << 10
 """Small chunks are verified and written together up to this size: a worker thread and a wake-up of the followers for
 each of them would cost more than their bytes."""
 
+MAX_REJECTED = 1_000
+"""Meetings whose rejected version is remembered. One that is forgotten is fetched again."""
+
 _log = structlog.get_logger("trionode.fetch")
 
 
@@ -47,13 +50,17 @@ class ManifestFetcher:
         self._master = master
         self._rng = rng
         self._make_room = make_room
+        self._rejected: dict[str, tuple[Digest, str]] = {}  # by meeting: a version that is no package, and why
 
     async def run(self, manifest: Manifest, live: LiveFill) -> None:
         """Return when the version is committed, by this fill or by another process.
 
         Raises `StoreError`, `VersionGone`, `OriginUnreachable` or `OriginError`. What was verified stays in
-        `incoming/` to resume from, unless the version is gone.
+        `incoming/` to resume from, unless the version is gone, or is no package: it is then not fetched again.
         """
+        rejected, reason = self._rejected.get(live.meeting_id, (None, ""))
+        if rejected == manifest.digest:
+            raise PackageRejected(reason)
         try:
             fill = await begin_with_room(self._make_room, self._store.begin_fill, manifest)
         except VersionPresent:
@@ -74,6 +81,12 @@ class ManifestFetcher:
         except VersionGone:
             # The rest can never be fetched, so there is nothing to resume.
             live.discard_at_end()
+            raise
+        except PackageRejected as error:
+            live.discard_at_end()
+            self._rejected[live.meeting_id] = (manifest.digest, error.reason)
+            if len(self._rejected) > MAX_REJECTED:
+                del self._rejected[next(iter(self._rejected))]
             raise
 
 

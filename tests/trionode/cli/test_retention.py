@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from store import Ref, Store
+from store import Ref, Store, split_file
+from store.eviction import RETIRED_SECONDS
 from tests.support.nodes import digest_of
 from tests.support.packages import rebuild
 from tests.support.stored import path_of
@@ -76,6 +77,25 @@ def test_gc_removes_an_old_version_that_no_meeting_has(
     assert run("gc")[1]["freed"] == package.size
     assert not path_of(storage, package).exists()
     assert run("gc")[1]["removed"] == []
+
+
+def test_gc_removes_an_abandoned_fetch_that_is_old(run: Run, storage: Path, package: Package):
+    with Store.open(storage) as store:
+        fill = store.begin_fill(split_file(package.path))
+        first = fill.missing()[0]
+        fill.write(first, package.path.read_bytes()[first.offset : first.offset + first.size])
+        fill.close()
+    assert run("gc")[1]["removed"] == []  # it may be resumed
+    (part,) = (storage / "incoming").iterdir()
+    at = time.time() - 2 * RETIRED_SECONDS
+    os.utime(part, (at, at))
+    dry = run("gc", "--dry-run")
+    row = {"digest": package.digest, "size": package.size, "why": "its fetch was abandoned"}
+    assert (dry[0], dry[1]["removed"], dry[1]["freed"]) == (OK, [row], package.size)
+    assert part.exists()
+    assert run("gc")[1]["removed"] == [row]
+    assert not part.exists()
+    assert run("ls")[1]["filling"] == 0
 
 
 def test_gc_keeps_the_limits_or_reports_that_it_cannot(run: Run, storage: Path, package: Package, rebuilt: Package):

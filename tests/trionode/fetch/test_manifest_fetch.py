@@ -8,9 +8,10 @@ from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
-from store import Store, split_file
+from store import PackageRejected, Store, split_file
 from store.filesystem import FileSystem
 from tests.support.nodes import digest_of
 from tests.support.packages import make_documents, make_package
@@ -191,3 +192,21 @@ async def test_a_write_that_fails_on_a_full_disk_is_continued_after_room_was_mad
     assert filled.room_made == 1
     assert len(disk.written) == len(set(disk.written)) == len(filled.manifest.chunks)
     assert requested_again(filled.master.requested) == 0
+
+
+async def test_what_is_no_package_is_fetched_once_and_nothing_of_it_is_kept(tmp_path: Path):
+    filled = Filled(tmp_path, 10, 20_000)
+    filled.master.content = filled.master.content.replace(b"PK\3\4", b"PK\3\5", 2)
+    (tmp_path / "p.zip").write_bytes(filled.master.content)
+    filled.manifest = split_file(tmp_path / "p.zip")
+    fetcher = ManifestFetcher(filled.store, filled.master, Random(1), filled.make_room)  # type: ignore[arg-type]
+    requests = []
+    for _ in range(3):
+        with pytest.raises(PackageRejected, match="not where its directory says") as caught:
+            await fetcher.run(filled.manifest, live := LiveFill("m", filled.manifest.digest, filled.manifest.size))
+        live.finish(caught.value)
+        requests.append(len(filled.master.requested))
+        assert not any((tmp_path / "storage" / "incoming").iterdir())
+        assert filled.store.usage().filling == 0
+    assert requests[0] == requests[1] == requests[2] > 0
+    filled.store.close()

@@ -51,3 +51,6 @@ async def test_a_file_is_a_package_or_the_node_says_why_not(master_url: str, sta
     assert set(await node.synced()) == set(STRANGE)
     assert "Traceback" not in node.process.log()
     assert "crashed" not in node.process.log()
+    # Nothing of the others is kept, and the bytes that a shim has named are not fetched again.
+    await eventually(lambda: not any((node.storage / "incoming").iterdir()), what="incoming/ is empty")
+    assert (await node.status())["storage_usage"] == sum(map(len, STRANGE.values()))
