@@ -56,11 +56,10 @@ def plan_eviction(
     space may come only with the end of a download, and the fill is to be tried again. With `needed` 0 the plan brings
     the store under its limits.
 
-    Raises `NeverFits` when removing every version would not be enough, `NoSpace` when removing those that may be
-    evicted now would not be enough.
+    Raises `NeverFits` when neither an empty store nor, less `keep_free`, an empty disk would be enough; `NoSpace` when
+    removing what may be evicted now would not be enough.
     """
-    used = usage.stored + usage.filling
-    most = max(0, used + usage.free + usage.draining - keep_free)
+    most = max(0, usage.total - keep_free)
     if usage.limit:
         most = min(most, usage.limit)
     if needed > most:

@@ -181,9 +181,11 @@ class Quota:
 
     def usage(self, draining: int) -> Usage:
         """Return the space that is used and free, `draining` included."""
-        free = self._disk_space().free
+        space = self._disk_space()
         with self._lock:
-            return Usage(self._ledger.stored, self._ledger.filling, free, self._ledger.limit, draining)
+            return Usage(
+                self._ledger.stored, self._ledger.filling, space.free, space.total, self._ledger.limit, draining
+            )
 
     @contextmanager
     def full_disk_as_no_space(self, needed: int) -> Iterator[None]:

@@ -97,7 +97,7 @@ class ChunkLocation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes of committed packages, bytes reserved by fills, free bytes of the file system, and the limit (0: none).
+    """Bytes of committed packages, bytes reserved by fills, free and all bytes of the file system, the limit (0: none).
 
     `draining` are bytes of versions that were removed while this process has leases on them: the file system frees
     them with the last lease, so nothing else need be evicted for them.
@@ -106,6 +106,7 @@ class Usage:
     stored: int
     filling: int
     free: int
+    total: int
     limit: int
     draining: int = 0
 

@@ -113,7 +113,12 @@ def _build(
     rate = settings.scrub_bytes_per_second
     scrubber = Scrubber(store, repairer, times, rate, lambda: meetings.advertised().values())
     delivery = Delivery(Resolver(store, meetings, poller, repairer), downloads, ReprDigests(), tickets)
-    for subscriber in (downloads.configure, evictor.configure, _limits_of(store)):
+    for subscriber in (
+        downloads.configure,
+        evictor.configure,
+        _limits_of(store),
+        lambda _: meetings.retry_lacking_room(),  # after the limits have changed
+    ):
         subscriptions.enter_context(live.subscribed(subscriber))
     tasks = {
         "folder watch": folder.run,

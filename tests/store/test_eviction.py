@@ -38,8 +38,8 @@ def ended(number: int, ago: float = 2 * GRACE_SECONDS, meeting: str = "") -> Ref
     return ref(number, meeting, ended_at=NOW - ago)
 
 
-def plan(versions, refs, needed, *, limit=1000, free=FREE, filling=0, draining=0, **options):
-    usage = Usage(sum(v.size for v in versions), filling, free, limit, draining)
+def plan(versions, refs, needed, *, limit=1000, free=FREE, total=FREE, filling=0, draining=0, **options):
+    usage = Usage(sum(v.size for v in versions), filling, free, total, limit, draining)
     return [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, **options)]
 
 
@@ -81,7 +81,7 @@ def test_draining_bytes_count_as_free():
         plan(versions, kept, 250, limit=0, free=50, draining=100)
     assert (type(caught.value), caught.value.available) == (NoSpace, 150)
     with pytest.raises(NeverFits):
-        plan(versions, kept, 551, limit=0, free=50, draining=100)
+        plan(versions, kept, 551, limit=0, free=50, draining=100, total=550)
 
 
 def test_versions_of_ended_meetings_and_without_a_ref_are_evicted_first():
@@ -154,9 +154,16 @@ def test_a_clock_that_was_set_back_by_seconds_makes_nothing_old():
 def test_bytes_that_can_never_fit_evict_nothing():
     with pytest.raises(NeverFits):
         plan([version(1)], [], 1001)
-    with pytest.raises(NeverFits):
-        plan([version(1)], [], 201, limit=0, free=150, keep_free=50)
-    assert plan([version(1)], [], 200, limit=0, free=150, keep_free=50) == [1]
+    with pytest.raises(NeverFits) as caught:
+        plan([version(1)], [], 201, limit=0, free=150, total=250, keep_free=50)
+    assert (caught.value.needed, caught.value.available) == (201, 200)
+    assert plan([version(1)], [], 200, limit=0, free=150, total=250, keep_free=50) == [1]
+
+
+def test_bytes_that_would_fit_on_the_disk_without_those_of_other_programs_do_not_fit_now():
+    with pytest.raises(NoSpace) as caught:
+        plan([version(1)], [], 201, limit=0, free=100, total=1000)
+    assert (type(caught.value), caught.value.available) == (NoSpace, 200)
 
 
 def test_free_disk_space_counts_without_a_limit():
@@ -207,10 +214,11 @@ def build(found) -> tuple[list[Version], list[Ref], list[int]]:
     st.integers(0, 800),
     st.sampled_from([0, 300, 600, 1000]),
     st.integers(0, 1500),
+    st.integers(0, 2500),
     st.integers(0, 100),
     st.floats(0, 1),
 )
-def test_plans_against_a_naive_model(found, needed, limit, free, keep_free, part):
+def test_plans_against_a_naive_model(found, needed, limit, free, others, keep_free, part):
     draining = int(free * part)  # counts as free
     versions, refs, turns = build(found)
     stored = sum(v.size for v in versions)
@@ -226,15 +234,16 @@ def test_plans_against_a_naive_model(found, needed, limit, free, keep_free, part
     )
     prefixes = [order[:count] for count in range(len(order) + 1)]
     enough = next((p for p in prefixes if fits(p, limit)), None)
-    usage = Usage(stored, 0, free - draining, limit, draining)
+    total = stored + free + others
+    usage = Usage(stored, 0, free - draining, total, limit, draining)
     try:
         got = [int(d, 16) for d in plan_eviction(versions, refs, usage, needed, NOW, keep_free=keep_free)]
     except NeverFits:
-        everything = list(range(len(found)))
-        assert not fits(everything, limit)
+        assert needed > min(limit or total, total - keep_free)
         return
     except NoSpace:
         assert enough is None
+        assert needed <= min(limit or total, total - keep_free)
         return
     assert all(turns[n] != NEVER for n in got)
     assert enough is not None

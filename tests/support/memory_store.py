@@ -291,7 +291,14 @@ class MemoryStore:
 
     def usage(self) -> Usage:
         with self.lock:
-            return Usage(self.ledger.stored, self.ledger.filling, UNBOUNDED_BYTES, self.ledger.limit, self.draining)
+            return Usage(
+                self.ledger.stored,
+                self.ledger.filling,
+                UNBOUNDED_BYTES,
+                UNBOUNDED_BYTES,
+                self.ledger.limit,
+                self.draining,
+            )
 
     def close(self) -> None:
         with self.lock:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+from store import NeverFits, NoSpace
 
 from ..errors import OriginUnreachable
 from .room import begin_with_room, call_with_room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from store import Manifest, Readable, Store, StreamFill
 
     from ..master.client import Master, OriginBody
@@ -24,6 +28,9 @@ PROBE_BYTES = 64 << 10
 TIMED_MEMBER = b"README.txt"
 LOCAL_HEADER_BYTES = 30
 """Deployed masters put the time of generation into the first zip member; its name follows the fixed local header."""
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class StreamFetcher:
@@ -47,20 +54,32 @@ class StreamFetcher:
             stream = await begin_with_room(self._make_room, self._store.begin_stream, live.meeting_id)
             live.begin(stream)
             await self._append(stream, body, live)
-            return await call_with_room(self._make_room, stream.commit)
+            return await self._grow(stream, 0, stream.commit)
 
     async def _append(self, stream: StreamFill, body: OriginBody, live: LiveFill) -> None:
         pending = bytearray()
         async for data in body:
             pending += data
             if len(pending) >= APPEND_BYTES:
-                await call_with_room(self._make_room, stream.append, pending)
+                await self._grow(stream, len(pending), stream.append, pending)
                 pending = bytearray()
                 live.advance()
         if pending:
-            await call_with_room(self._make_room, stream.append, pending)
+            await self._grow(stream, len(pending), stream.append, pending)
         if body.size is not None and body.size != stream.size:
             raise OriginUnreachable(f"{stream.size} of {body.size} bytes arrived")
+
+    async def _grow(
+        self, stream: StreamFill, size: int, call: Callable[[Unpack[Arguments]], T], *arguments: *Arguments
+    ) -> T:
+        """Make a call that adds `size` bytes, with room. Its `NoSpace` says what the whole stream needs so far."""
+        try:
+            return await call_with_room(self._make_room, call, *arguments)
+        except NeverFits:
+            raise
+        except NoSpace as full:
+            needed = stream.size + max(size, full.needed)
+            raise NoSpace(needed, max(0, needed - full.needed + full.available)) from full
 
     async def begins_alike(self, meeting_id: str, stored: Readable) -> bool:
         """Return whether the master's package begins with the bytes of `stored`, the time of generation included.

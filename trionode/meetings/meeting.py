@@ -10,6 +10,7 @@ import structlog
 
 from store import NeverFits, NoSpace
 
+from ..backoff import retry_seconds
 from ..errors import MeetingUnknown, OriginUnreachable
 from ..events import AutoResetEvent, Broadcast
 from .states import MeetingState
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from ..fetch.live_fill import LiveFill
     from .poll_plan import Check
+
+NEVER_FITS_SECONDS = 600.0
+"""Interval between attempts for a package that never fits: only an administrator can change that."""
 
 _log = structlog.get_logger("trionode.meetings")
 
@@ -39,7 +43,7 @@ class Meeting:
     lacks_room: NoSpace | None = None
     """The room missing in the last check: `NeverFits`, or `NoSpace` for now."""
     outgrew: tuple[str, int] | None = None
-    """The token at which a package of unknown length never fitted, and the bytes received by then."""
+    """The token at which a legacy master's package did not fit, and the bytes that are needed at least."""
     confirmed: Digest | None = None
     """The version that the last successful check found current."""
     failures: int = 0
@@ -59,6 +63,13 @@ class Meeting:
     """Ends the wait for the next attempt."""
     changed: Broadcast = field(default_factory=Broadcast)
     """Notified at every event of the state table, whether or not the state changes."""
+
+    def retry_seconds(self, random: float) -> float:
+        """Return the delay before the next attempt, after a failed one; see `backoff.retry_seconds`."""
+        if isinstance(self.lacks_room, NeverFits):
+            return NEVER_FITS_SECONDS
+        # While a master builds the package, its start gate waits for this node: retry at the shortest interval.
+        return retry_seconds(1 if self.unbuilt else self.failures, random)
 
     def record_failure(self, error: Exception) -> None:
         """Record why a check failed, and log it; a package that never fits only once, not at every attempt."""

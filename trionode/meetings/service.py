@@ -12,9 +12,8 @@ import structlog
 import trio
 
 from master_shim.protocol import why_no_meeting_id
-from store import NeverFits, StoreError, count_files
+from store import NoSpace, StoreError, count_files
 
-from ..backoff import retry_seconds
 from ..errors import FillFailed, NodeError, OriginError
 from ..events import AutoResetEvent
 from ..fetch.live_fill import LiveFill
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
     from ..master.responses import MeetingList
     from ..upkeep.folder_watch import FolderWatch
     from ..upkeep.repair import Repairer
-
-NEVER_FITS_SECONDS = 600.0
-"""Interval between attempts for a package that never fits: only an administrator can change that."""
 
 _log = structlog.get_logger("trionode.meetings")
 
@@ -133,6 +129,12 @@ class Meetings:
             if meeting.unreachable:
                 meeting.check_due.set()
 
+    def retry_lacking_room(self) -> None:
+        """Repeat now the checks that failed for lack of room: the limits have changed."""
+        for meeting in self._meetings.values():
+            if meeting.lacks_room is not None:
+                meeting.check_due.set()
+
     # -- Checks and fills
 
     def request_check(self, meeting: Meeting, check: Check) -> None:
@@ -164,7 +166,7 @@ class Meetings:
                 if not await self._check_once(meeting, check):
                     meeting.failures += 1
                     meeting.checking = False
-                    with trio.move_on_after(self._pause_seconds(meeting)):
+                    with trio.move_on_after(meeting.retry_seconds(self._rng.random())):
                         await meeting.check_due.wait()
                     self.request_check(meeting, check)
                 check = None
@@ -174,12 +176,6 @@ class Meetings:
                 # Interrupted: by the end of the node, or by a crash of this task or another. `run` starts it again.
                 meeting.pending_check = max(meeting.pending_check or check, check)
                 meeting.state = next_state(meeting.state, MeetingEvent.INVALIDATE)
-
-    def _pause_seconds(self, meeting: Meeting) -> float:
-        if isinstance(meeting.lacks_room, NeverFits):
-            return NEVER_FITS_SECONDS
-        # While a master builds the package, its start gate waits for this node: retry at the shortest interval.
-        return retry_seconds(1 if meeting.unbuilt else meeting.failures, self._rng.random())
 
     async def _check_once(self, meeting: Meeting, check: Check) -> bool:
         """Check the meeting, fill if needed, and change its state. Return whether no further attempt is needed."""
@@ -217,17 +213,17 @@ class Meetings:
 
     async def _check_legacy(self, meeting: Meeting, check: Check, known: Digest | None) -> None:
         token = self.token or ""  # before the first byte is requested: a later token may mean another package
+        if meeting.outgrew is not None and meeting.outgrew[0] == token:
+            # Same token, same package: without more room it would be fetched up to the same point again.
+            await self._make_room(meeting.outgrew[1])
         if known is not None and check is Check.ROUTINE:
             with self._store.lease(known) as stored:
                 if await self._stream_fetcher.begins_alike(meeting.id, stored):
                     await self._confirm(meeting, known, token)
                     return
-        if meeting.outgrew is not None and meeting.outgrew[0] == token:
-            # Same token, same package: without room it would be fetched up to the same point again.
-            await self._make_room(meeting.outgrew[1])
         try:
             manifest = await self._fill(meeting, None)
-        except NeverFits as error:
+        except NoSpace as error:
             meeting.outgrew = (token, error.needed)
             raise
         meeting.outgrew = None
@@ -271,10 +267,10 @@ class Meetings:
 
     # -- Invalidation
 
-    def invalidate(self, meeting: Meeting) -> None:
-        """Stop advertising a meeting whose version is missing, and request a check."""
+    def invalidate(self, meeting: Meeting, check: Check = Check.ROUTINE) -> None:
+        """Stop advertising a meeting whose version is missing or was not confirmed, and request a check."""
         self._apply_event(meeting, MeetingEvent.INVALIDATE)
-        self.request_check(meeting, Check.ROUTINE)
+        self.request_check(meeting, check)
 
     def _invalidate_version(self, digest: Digest) -> None:
         """Invalidate every meeting whose current version is missing or damaged."""
@@ -288,8 +284,7 @@ class Meetings:
         for meeting in self._meetings.values():
             ref = self._store.ref(meeting.id)
             if meeting.state is MeetingState.CURRENT and (ref is None or ref.digest != meeting.confirmed):
-                self._apply_event(meeting, MeetingEvent.INVALIDATE)
-                self.request_check(meeting, Check.CERTAIN)
+                self.invalidate(meeting, Check.CERTAIN)
 
     def _apply_event(self, meeting: Meeting, event: MeetingEvent) -> None:
         before = meeting.state

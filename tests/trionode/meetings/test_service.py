@@ -144,7 +144,7 @@ async def test_a_package_that_never_fits_is_not_streamed_again_until_something_h
         await check(running, meeting, 3)
         assert len(master.sent) == 2
         store.set_limits(max_bytes=4_000_000, min_free_bytes=0)
-        running.meetings.request_check(meeting, Check.CERTAIN)
+        running.meetings.retry_lacking_room()
         await running.until_current("m")
         assert master.sent[2:] == [package.path.stat().st_size]
 
@@ -182,6 +182,41 @@ async def test_a_version_that_its_meeting_has_left_counts_as_used_until_then(tmp
         assert ref is not None
         assert len(versions) == 2
         assert all(version.last_used >= ref.switched_at for version in versions)
+
+
+# The generator of a body that is not read to its end is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_stream_without_room_is_fetched_again_only_with_more_room_or_a_new_token(tmp_path: Path):
+    package = make_package(tmp_path / "p.zip", make_documents(1, 3_000_000), level=0)
+    store = Store.open(tmp_path / "storage", max_bytes=4_000_000)
+    other = put(store, tmp_path, 2_000_000)
+    store.set_ref(Ref("other", other.digest, in_progress=False, pinned=True))
+    master = StreamingMaster(package.path)
+
+    async def check(running: Running, meeting: Meeting, times: int) -> None:
+        for _ in range(times):
+            before = meeting.check_ended_at
+            running.meetings.request_check(meeting, Check.CERTAIN)
+            await eventually(lambda before=before: meeting.check_ended_at != before)
+            assert meeting.lacks_room is not None
+            assert not isinstance(meeting.lacks_room, NeverFits)
+
+    async with running_meetings(store, master, Evictor(store, FolderWatch(store)).make_room) as running:
+        await running.poller.poll()
+        meeting = running.meetings.get("m")
+        assert meeting is not None
+        await check(running, meeting, 3)
+        assert len(master.sent) == 1
+        assert meeting.lacks_room is not None
+        assert meeting.lacks_room.available < 2_000_000 < meeting.lacks_room.needed <= master.sent[0]
+        master.token = "u"
+        await running.poller.poll()
+        await check(running, meeting, 2)
+        assert len(master.sent) == 2
+        store.remove(other.digest)
+        running.meetings.request_check(meeting, Check.CERTAIN)
+        await running.until_current("m")
+        assert master.sent[2:] == [package.path.stat().st_size]
 
 
 class BuildingMaster(ScriptedMaster):

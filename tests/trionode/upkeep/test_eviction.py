@@ -33,7 +33,7 @@ class SmallDisk(MemoryStore):
 
     def usage(self) -> Usage:
         found = super().usage()
-        return replace(found, free=self.free - found.stored, limit=0)
+        return replace(found, free=self.free - found.stored, total=self.free, limit=0)
 
 
 def evictor_of(store: MemoryStore, keep_free: int = 0) -> Evictor:

@@ -119,6 +119,20 @@ async def test_a_package_that_never_fits_is_logged_once_and_refused_with_507(
     assert not list((node.storage / "incoming").iterdir())
 
 
+async def test_a_reload_that_raises_the_limit_lets_a_package_fit(
+    master_url: str, put: Callable[..., Package], start_node: StartNode, tmp_path: Path
+):
+    big = put("big", 5 * MB)
+    config = tmp_path / "node.toml"
+    config.write_text(f"max_bytes = {3 * MB}\n")
+    node = start_node(master_url, config=config)
+    await until_lacking(node, "big", never=True)
+    config.write_text(f"max_bytes = {9 * MB}\n")
+    await trio.run_process([BIN / "trionode", "reload", "--storage-path", node.storage], capture_stdout=True)
+    await node.until_synced("big", within=30)
+    await serves(node, big, "big")
+
+
 async def test_a_package_that_does_not_fit_now_is_fetched_as_soon_as_it_does(
     master_url: str, put: Callable[..., Package], start_node: StartNode, folder: Path
 ):
@@ -224,6 +238,21 @@ async def test_a_package_of_100_mb_on_a_disk_of_64(
     assert await lacks(node, "big") is not None
     assert node.process.log().count("a package never fits") == 1
     assert node.process.stop() == 0
+
+
+async def test_a_package_waits_while_other_programs_fill_the_disk(
+    spawn: Spawner, master_url: str, put: Callable[..., Package], tmp_path: Path
+):
+    package = put("m1", 30 * MB)
+    storage = tmp_path / "disk"
+    node = node_on_tmpfs(spawn, master_url, storage, "64m", f"head -c 50000000 /dev/zero > {storage}/of-others")
+    room = await until_lacking(node, "m1", never=False)
+    assert room["available"] < 20 * MB < room["needed"]
+    assert (await node.download("m1")).status_code == 503
+    assert "never fits" not in node.process.log()
+    Path(f"/proc/{node.process.pid}/root{storage}/of-others").unlink()
+    await node.until_synced("m1", within=40)
+    await serves(node, package, "m1")
 
 
 async def test_a_full_disk_evicts_ended_meetings(
