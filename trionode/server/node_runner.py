@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import ssl
 import sys
@@ -59,8 +60,6 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> int:
         return EXIT_USAGE
     try:
         with listening(settings, os.environ) as sockets:
-            for listener in sockets:
-                _log.info("listening", **describe(listener))
             return _NodeServer(LiveSettings(settings, read)).run(sockets)
     except CannotListen as error:
         print(error, file=sys.stderr)
@@ -103,7 +102,8 @@ class _NodeServer:
         config = hypercorn_config(settings.certfile, settings.keyfile)
         async with trio.open_nursery() as nursery:
             await nursery.start(handle_signals, self._shutdown, self._reload)
-            await serve_app(self._app, config, sockets, self._shutdown, self._until_over)
+            until_over = functools.partial(self._until_over, sockets)
+            await serve_app(self._app, config, sockets, self._shutdown, until_over)
             nursery.cancel_scope.cancel()
 
     def _reload(self) -> None:
@@ -112,11 +112,14 @@ class _NodeServer:
         except SettingError as error:
             _log.error("settings not reloaded; nothing has changed", why=str(error))
 
-    async def _until_over(self) -> float:
-        """Wait until listening should end: drained, ended at once, out of time, or failed.
+    async def _until_over(self, sockets: list[socket.socket]) -> float:
+        """Wait, once the node has started, until listening should end: drained, ended at once, out of time, or failed.
 
         Return the grace period of the remaining requests, in seconds.
         """
+        # Hypercorn calls this for a moment even if the node could not start.
+        for listener in sockets if self._node.lifecycle.serving else ():
+            _log.info("listening", **describe(listener))
         grace = 0.0
         async with trio.open_nursery() as nursery:
 
