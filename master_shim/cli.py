@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ app = App(name="master-shim", help="A small master that sends tablets to the nod
 def serve(
     *,
     packages: Annotated[Path, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
-    host: Annotated[str, Parameter(help="Address to listen on.")] = "0.0.0.0",
+    host: Annotated[str, Parameter(help="Address to listen on, or a name: then all its addresses.")] = "0.0.0.0",
     port: Annotated[int, Parameter(help="Port to listen on; 0 chooses a free one.")] = 8000,
     trusted_proxies: Annotated[
         str | None,
@@ -62,18 +63,20 @@ def serve(
         source = DirectoryPackages(packages)
         meetings = source.read()
         shim = MasterShim(source, trusted_proxies=LOOPBACK if trusted_proxies is None else trusted_proxies)
-        listener = listen_tcp(host, port)
+        listeners = listen_tcp(host, port)
     except FolderMissing as error:
         return _refuse(f"{error}; create it, or name another with --packages")
     except FolderUnreadable as error:
         return _refuse(f"the packages folder cannot be read: {error.reason}")
     except (CannotListen, ProxiesInvalid) as error:
         return _refuse(str(error))
-    with listener:
-        from .serving import run
+    from .serving import run
 
-        _announce(listener, source.folder, meetings)
-        run(shim, listener)
+    with ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        _announce(listeners, source.folder, meetings)
+        run(shim, listeners)
     return 0
 
 
@@ -114,10 +117,11 @@ def _refuse(message: str, status: int = WRONG_USAGE) -> int:
     return status
 
 
-def _announce(listener: socket.socket, folder: Path, meetings: tuple[ListedMeeting, ...]) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"master-shim: listening on http://{shown}:{port}")
+def _announce(listeners: list[socket.socket], folder: Path, meetings: tuple[ListedMeeting, ...]) -> None:
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"master-shim: listening on http://{shown}:{port}")
     if meetings:
         print(f"{len(meetings)} in progress in {folder}:")
     else:

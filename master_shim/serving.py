@@ -24,15 +24,15 @@ GRACE_SECONDS = 3.0
 """Time for downloads to finish after a signal; connections that are still open then are closed."""
 
 
-def run(shim: MasterShim, listener: socket.socket) -> None:
+def run(shim: MasterShim, listeners: list[socket.socket]) -> None:
     """Serve until SIGTERM or SIGINT, then return within `GRACE_SECONDS` and a little."""
     raise_open_files()
     limits = ConnectionLimits()
     install(limits)
-    trio.run(_serve, shim, listener, limits)
+    trio.run(_serve, shim, listeners, limits)
 
 
-async def _serve(shim: MasterShim, listener: socket.socket, limits: ConnectionLimits) -> None:
+async def _serve(shim: MasterShim, listeners: list[socket.socket], limits: ConnectionLimits) -> None:
     shutdown = Shutdown()
 
     async def until_over() -> float:
@@ -43,7 +43,7 @@ async def _serve(shim: MasterShim, listener: socket.socket, limits: ConnectionLi
     async with trio.open_nursery() as nursery:
         await nursery.start(handle_signals, shutdown)
         nursery.start_soon(_read_packages, shim)
-        await serve_app(shim, hypercorn_config(), [listener], shutdown, until_over)
+        await serve_app(shim, hypercorn_config(), listeners, shutdown, until_over)
         nursery.cancel_scope.cancel()
 
 

@@ -98,7 +98,7 @@ class Settings:
         variable="NODE_ID",
         unset="",
     )
-    host: str = _setting("0.0.0.0", HOST, "address to listen on")
+    host: str = _setting("0.0.0.0", HOST, "address to listen on, or a name: then all its addresses")
     port: int = _setting("8001", PORT, "port to listen on")
     max_bytes: int = _setting("0", BYTES, "size limit of the storage, such as 50G; 0: no limit", live=True)
     min_free_bytes: int = _setting("0", BYTES, "space to leave free on the disk, such as 2G", live=True)

@@ -109,6 +109,24 @@ def test_an_address_of_ipv6_may_have_brackets(spawn: Spawner, folder: Path, host
     assert process.stop() == 0
 
 
+def test_every_address_of_a_name_is_listened_on_and_shown(spawn: Spawner, folder: Path) -> None:
+    program = (
+        "import socket\n"
+        "asked = socket.getaddrinfo\n"
+        "addresses = '127.0.0.1', '127.0.0.2'\n"
+        "socket.getaddrinfo = lambda host, *args, **options: [\n"
+        "    each for address in addresses for each in asked(address, *args, **options)\n"
+        "]\n"
+        "from master_shim.cli import main\n"
+        f"main(['serve', '--packages', {str(folder)!r}, '--host', 'localhost', '--port', '0'])\n"
+    )
+    process = spawn.python("-c", program, name="serve")
+    for host in ("127.0.0.1", "127.0.0.2"):
+        url = process.wait_line(rf"listening on (http://{host}:\d+)")[1]
+        assert httpx.get(f"{url}{API}/meetings/m/download-package", trust_env=False).content
+    assert process.stop() == 0
+
+
 def test_the_help_explains_how_packages_are_named() -> None:
     done = subprocess.run([*MASTER, "--help"], capture_output=True, text=True, check=True, env=os.environ | WIDE)
     assert "MEETING-ID.zip" in done.stdout

@@ -46,7 +46,7 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
         made = settings.unix_socket
         sockets = [_listen_unix(made)]
     else:
-        sockets = [listen_tcp(settings.host, settings.port)]
+        sockets = listen_tcp(settings.host, settings.port)
     try:
         yield sockets
     finally:
@@ -94,30 +94,55 @@ def _adopt(fd: int) -> socket.socket:
     return adopted
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises `CannotListen`."""
+def listen_tcp(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for each address of `host` that this machine has. Raises `CannotListen`.
+
+    With port 0 all have the port that the system chose for the first.
+    """
     plain = host.removeprefix("[").removesuffix("]")
     shown = f"[{plain}]" if ":" in plain else plain
+    made: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         if not 0 <= port < 1 << 16:
             raise OSError(errno.EINVAL, "a port is a number from 0 to 65535")
         found = socket.getaddrinfo(plain, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        made = socket.socket(family, kind, protocol)
-        try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made.bind(address)
-            made.listen(BACKLOG)
-            made.setblocking(False)
-        except BaseException:
-            made.close()
-            raise
+        # A name may be listed several times with one address.
+        for family, address in dict.fromkeys((family, address) for family, *_, address in found):
+            chosen = made[0].getsockname()[1] if made else port
+            try:
+                made.append(_listen(family, (address[0], chosen, *address[2:])))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+        if missing is not None and not made:
+            raise missing
     except OSError as error:  # also if the name does not resolve
+        for each in made:
+            each.close()
         reason = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE:
             reason = "another program listens there already; choose another port"
         raise CannotListen(f"cannot listen on {shown}:{port}: {reason}") from error
+    return made
+
+
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""Errors for an address that this machine does not have, such as ::1 for localhost without IPv6."""
+
+
+def _listen(family: int, address: tuple[object, ...]) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.bind(address)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 

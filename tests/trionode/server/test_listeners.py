@@ -8,7 +8,7 @@ import socket as stdlib_socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from tests.support.nodes import BIN, OurNode, digest_of, run_serve
 from tests.support.packages import make_documents, make_package
 from tests.support.processes import ROOT, free_port
 from tests.support.waiting import eventually
+from trionode.server.listeners import CannotListen, listen_tcp
 
 if TYPE_CHECKING:
     from tests.fakes.running import FakeFactory, RunningMaster
@@ -44,6 +45,58 @@ def test_a_port_in_use_is_reported_in_one_sentence(tmp_path: Path):
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}: another program listens there already" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def addresses(monkeypatch: pytest.MonkeyPatch, *found: str) -> None:
+    """Let every name have the addresses `found`."""
+    asked = stdlib_socket.getaddrinfo
+
+    def resolve(_host: str, port: int, **options: Any) -> list[Any]:
+        return [each for address in found for each in asked(address, port, **options)]
+
+    monkeypatch.setattr(stdlib_socket, "getaddrinfo", resolve)
+
+
+def test_every_address_of_a_name_is_listened_on(monkeypatch: pytest.MonkeyPatch):
+    # 192.0.2.1 is for documentation: no machine has it. Names are often listed twice in /etc/hosts.
+    addresses(monkeypatch, "192.0.2.1", "127.0.0.1", "::1", "127.0.0.2", "127.0.0.1")
+    listeners = listen_tcp("localhost", 0)
+    try:
+        port = listeners[0].getsockname()[1]
+        hosts = [listener.getsockname()[0] for listener in listeners]
+        assert [host for host in hosts if host != "::1"] == ["127.0.0.1", "127.0.0.2"]
+        assert ("::1" in hosts) == has_ipv6()
+        monkeypatch.undo()
+        for host in hosts:
+            stdlib_socket.create_connection((host, port), timeout=5).close()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def has_ipv6() -> bool:
+    try:
+        with stdlib_socket.socket(stdlib_socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_name_of_which_one_address_is_in_use_is_refused_whole(monkeypatch: pytest.MonkeyPatch):
+    with stdlib_socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        addresses(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(CannotListen, match="another program listens there already"):
+            listen_tcp("localhost", port)
+        # The first address is free again.
+        stdlib_socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_name_without_an_address_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPatch):
+    addresses(monkeypatch, "192.0.2.1", "192.0.2.3")
+    with pytest.raises(CannotListen, match="cannot listen on elsewhere:0: Cannot assign requested address"):
+        listen_tcp("elsewhere", 0)
 
 
 async def test_a_unix_socket(master: RunningMaster, big: Package, start_node: StartNode, tmp_path: Path):
