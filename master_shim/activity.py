@@ -37,6 +37,7 @@ class Activity:
         self.sent_here = 0
         """Clients to which the master sent a package because no node was fit."""
         self._unfit = Repeats()
+        self._conflicts = Repeats()
 
     def node_changed(self, node: RegisteredNode, before: State, event: Event, now: float) -> None:
         """Log an event of a node. `node.last_seen` is the time of its last message before."""
@@ -63,6 +64,11 @@ class Activity:
         if repeated is not None:
             more = f" ({repeated} more clients since the last such line)" if repeated else ""
             _log.warning("the master sends the package of %s itself, because %s%s", meeting_id, why(), more)
+
+    def conflict(self, text: str, now: float) -> None:
+        """Log a conflict of nodes, once in `REPEAT_SECONDS`."""
+        if self._conflicts.pass_one(text, now) is not None:
+            _log.error("%s", text)
 
 
 class Repeats:

@@ -100,7 +100,7 @@ class MasterShim:
         self._downloads = downloads = DownloadHandlers(
             finder, versions, self._in_progress, self.registry, balancer, self._sender, self._activity, clock
         )
-        nodes = NodeHandlers(self.registry, balancer, self._in_progress, clock)
+        nodes = NodeHandlers(self.registry, balancer, self._in_progress, self._activity, clock)
         status = StatusHandlers(self._in_progress, self.registry, clock)
         report = ReportHandlers(self._in_progress, versions, self.registry, self._sender, self._activity, clock)
         self._handlers: dict[Route, Callable[[Request], Awaitable[Answer | None]]] = {

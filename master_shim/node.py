@@ -55,8 +55,9 @@ class RegisteredNode:
 
     `first_seen`, `last_seen` and `online_since` are on the caller's clock. `synced` are the meetings a legacy node has;
     `packages` maps the meetings of one of our nodes to digests. `kept_chars` is the registry's: the memory accounted to
-    this node. The last two fields are the balancer's: the load assigned here but not seen here yet, and the clients
-    this node failed since its last heartbeat. They are removed with the node.
+    this node. `conflict` says in words that other nodes use its id or address, if so. The last two fields are the
+    balancer's: the load assigned here but not seen here yet, and the clients this node failed since its last heartbeat.
+    They are removed with the node.
     """
 
     node_id: str
@@ -74,6 +75,7 @@ class RegisteredNode:
     filling: frozenset[str] = frozenset()
     protocol: int = 0
     kept_chars: int = 0
+    conflict: str = ""
     assigned_units: int = 0
     failed_clients: set[str] = field(default_factory=set)
 

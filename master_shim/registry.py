@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from .claims import Claims, Kind
 from .errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
 from .node import TRANSITIONS, Event, RegisteredNode, State
 from .protocol import MAX_HEARTBEAT_ITEMS, NODE_TIMEOUT_SECONDS, SCHEMES, Load, MeetingName, one_line
@@ -30,6 +31,8 @@ MAX_ID_CHARS = 512
 """Longest node id, address or meeting id that is accepted: far above any seen."""
 MAX_STATUS_CHARS = 32
 """Longest node status that is kept; "online" and "offline" are the ones in use."""
+MAX_INSTANCE_CHARS = 64
+"""Longer ones are cut. Those of our nodes have 16 characters."""
 MAX_LOAD = 1_000_000
 """Counts in a load report are limited to this, far above any real one."""
 LATE_SECONDS = 12.0
@@ -59,6 +62,7 @@ class Registry:
         self._punctual: OrderedDict[str, RegisteredNode] = OrderedDict()
         self._holders: dict[tuple[str, str], list[RegisteredNode]] = {}
         self._kept_chars = 0
+        self._claims = Claims()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -113,6 +117,8 @@ class Registry:
         node = self._nodes.get(node_id)
         if node is None:
             raise NodeMissing(node_id)
+        self._claims.release(Kind.ID, node_id)
+        self._claims.release(Kind.ADDRESS, node.address)
         self._remove(node, Event.UNREGISTER, now)
 
     def expire(self, now: float) -> None:
@@ -177,11 +183,23 @@ class Registry:
         node.address, node.last_seen = address, now
         # No client is sent to a node with a scheme that is unknown here: its URL would be wrong.
         node.scheme = message.scheme if message.scheme in SCHEMES else ""
+        node.conflict = self._conflict(message, now)
         node.failed_clients.clear()  # what made clients fail may be repaired
         self._nodes.move_to_end(node_id)
         self._kept_chars += chars - node.kept_chars
         node.kept_chars = chars
         return node
+
+    def _conflict(self, message: Registration | Heartbeat, now: float) -> str:
+        """Return in words whether other nodes use this node's id or address, "" if not."""
+        node_id, address = message.node_id, message.address
+        # Deployed nodes have no instance. Two of them with one id have different addresses.
+        instance = message.instance[:MAX_INSTANCE_CHARS] or address
+        found = (
+            self._claims.use(Kind.ID, node_id, instance, f"at {address}", now),
+            self._claims.use(Kind.ADDRESS, address, node_id, node_id, now),
+        )
+        return "; ".join(filter(None, found))
 
     def _apply(self, node: RegisteredNode, event: Event, now: float) -> None:
         before, node.state = node.state, TRANSITIONS[node.state][event]

@@ -86,6 +86,8 @@ def show(url: str, report: dict[str, Any]) -> None:
         active = f"{node['active_downloads']}{limit}"
         nodes.add_row(*map(_text, (node["node_id"], node["address"], state, active, packages)))
     console.print(nodes if report["nodes"] else "no node is registered")
+    for conflict in {node["conflict"] for node in report["nodes"]} - {""}:
+        console.print(_text(conflict), style="red")
     if report["meetings"] is None:
         console.print(_text(f"the meetings cannot be listed: {report['reason']}"))
         return

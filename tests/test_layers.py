@@ -23,6 +23,7 @@ PURE = (
     "store.records",
     "store.splitting",
     "master_shim.balancer",
+    "master_shim.claims",
     "master_shim.errors",
     "master_shim.node",
     "master_shim.protocol",

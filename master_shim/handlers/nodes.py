@@ -16,6 +16,7 @@ from ..protocol import HEARTBEAT_SECONDS, PROTOCOL, UNREADABLE, Heartbeat, Regis
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..activity import Activity
     from ..balancer import Balancer
     from ..node import RegisteredNode
     from ..packages.in_progress import InProgress
@@ -29,11 +30,17 @@ class NodeHandlers:
     """Handlers of the routes that nodes call."""
 
     def __init__(
-        self, registry: Registry, balancer: Balancer, in_progress: InProgress, clock: Callable[[], float]
+        self,
+        registry: Registry,
+        balancer: Balancer,
+        in_progress: InProgress,
+        activity: Activity,
+        clock: Callable[[], float],
     ) -> None:
         self._registry = registry
         self._balancer = balancer
         self._in_progress = in_progress
+        self._activity = activity
         self._clock = clock
 
     async def register(self, request: Request) -> Answer:
@@ -51,7 +58,12 @@ class NodeHandlers:
         token = await self._in_progress.token() if request.standalone else None
         # Not a `HeartbeatAnswer`, which omits defaults: a deployed node requires `status`.
         value = {"status": "success", "timestamp": time.time(), "next_seconds": HEARTBEAT_SECONDS, "protocol": PROTOCOL}
-        return json_answer(value if token is None else {**value, "token": token})
+        if token is not None:
+            value["token"] = token
+        if node.conflict:
+            value["conflict"] = node.conflict
+            self._activity.conflict(node.conflict, now)
+        return json_answer(value)
 
     async def unregister(self, request: Request) -> Answer:
         """Remove a node."""

@@ -70,7 +70,9 @@ class ReportHandlers:
 
     async def metrics(self, request: Request) -> Answer:
         """Answer `/metrics` and `nodes/metrics` in the Prometheus text format."""
-        states = Counter(node.state for node in self._registry.nodes(self._clock()))
+        nodes = self._registry.nodes(self._clock())
+        states = Counter(node.state for node in nodes)
+        conflicts = sum(bool(node.conflict) for node in nodes)
         kept = [state for state in State if state is not State.ABSENT]
         lines = [
             *_metric("start_time_seconds", "gauge", "Start time of the master, in Unix seconds.", self._started[1]),
@@ -78,6 +80,7 @@ class ReportHandlers:
             *_metric(
                 "nodes_lost_total", "counter", "Nodes removed because they were silent.", self._activity.nodes_lost
             ),
+            *_metric("nodes_in_conflict", "gauge", "Live nodes that share their id or address.", conflicts),
             *_metrics("downloads_total", "counter", "Requests for packages, by answer.", "answer", self._downloads()),
             *_metric("sends_active", "gauge", "Packages being sent by the master itself.", self._sender.active),
             *_metric("sent_bytes_total", "counter", "Bytes of packages sent by the master.", self._sender.bytes_sent),
@@ -126,6 +129,7 @@ def _describe(node: RegisteredNode, now: float) -> dict[str, object]:
         "offered": node.offered,
         "protocol": node.protocol,
         "silent": now - node.last_seen,
+        "conflict": node.conflict,
         "active_downloads": node.load.active_downloads,
         "max_downloads": node.load.max_downloads,
         "bytes_per_second": node.load.bytes_per_second,

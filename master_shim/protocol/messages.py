@@ -48,12 +48,13 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """Body of `POST nodes/register`. `scheme` is an optional addition, as in `Heartbeat`."""
+    """Body of `POST nodes/register`. `scheme` and `instance` are optional additions, as in `Heartbeat`."""
 
     node_id: str
     address: str
     status: str = "online"
     scheme: str = "http"
+    instance: str = ""
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -63,7 +64,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     `packages` maps meeting ids to the digests this node serves; `filling` lists the digests being filled; `tickets`
     are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node. `scheme` is "http" or "https":
-    how clients reach `address`, which is always `host:port`, since legacy masters put `http://` before it.
+    how clients reach `address`, which is always `host:port`, since legacy masters put `http://` before it. `instance`
+    is made anew at each start, so that a master can tell a restarted node from another one with the same id.
     """
 
     node_id: str
@@ -77,16 +79,21 @@ class Heartbeat(msgspec.Struct, frozen=True):
     tickets: tuple[str, ...] = ()
     protocol: int = 0
     scheme: str = "http"
+    instance: str = ""
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer to a heartbeat. A legacy master sends `status` and `timestamp` only."""
+    """Answer to a heartbeat. A legacy master sends `status` and `timestamp` only.
+
+    `conflict` says in words that another node uses the id or the address of this one.
+    """
 
     status: str = "success"
     timestamp: float = 0.0
     token: str | None = None
     next_seconds: float | None = None
     protocol: int = 0
+    conflict: str = ""
 
 
 class Unregistration(msgspec.Struct, frozen=True):

@@ -58,6 +58,8 @@ def _print(report: dict[str, Any]) -> None:
     ):
         shown = Text(one_line(value, MAX_SHOWN_CHARS)) if isinstance(value, str) else value
         facts.add_row(Text(name, "bold"), shown)
+    if report.get("conflict"):
+        facts.add_row(Text("conflict", "bold"), Text(one_line(report["conflict"], MAX_SHOWN_CHARS), "red"))
     console.print(facts)
     table = Table("meeting", "title", "state", "size", "files", "version")
     for meeting in report["active_meetings"]:

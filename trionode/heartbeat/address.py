@@ -6,11 +6,13 @@ sockets of the process are searched, since under Hypercorn's own command only Hy
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 import trio
 
 from master_shim.protocol import Registration, is_address
@@ -40,7 +42,7 @@ class ReportedAddress:
     def __init__(self, node_id: str, settings: Settings) -> None:
         self._settings = settings
         address = settings.address or f"localhost:{settings.port}"
-        self.registration = Registration(node_id, address, scheme=settings.scheme)
+        self.registration = Registration(node_id, address, scheme=settings.scheme, instance=os.urandom(8).hex())
         self.problem = ""
 
     async def find(self) -> None:
@@ -50,7 +52,7 @@ class ReportedAddress:
         address = settings.address or default_address(listeners, local, settings.port)
         # An address with a scheme is that of a proxy or a port mapping, whose port may be any.
         ports = set() if "://" in settings.node_address else {listener.port for listener in listeners}
-        self.registration = Registration(self.registration.node_id, address, scheme=settings.scheme)
+        self.registration = msgspec.structs.replace(self.registration, address=address)
         self.problem = problem_of(address, ports, local)
         if unresolved and not (settings.address or self.problem):
             self.problem = f"the default of NODE_ADDRESS is not known: {unresolved}"

@@ -59,6 +59,7 @@ class HeartbeatBuilder:
             tickets=self._tickets.first(MAX_BEAT_TICKETS),
             protocol=PROTOCOL,
             scheme=registration.scheme,
+            instance=registration.instance,
         )
         beat = limit_size(whole)
         left_out = len(whole.active_meetings) - len(beat.active_meetings)

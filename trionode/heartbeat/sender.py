@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from master_shim.protocol import HEARTBEAT_SECONDS
+from master_shim.protocol import HEARTBEAT_SECONDS, one_line
 
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable
@@ -56,6 +56,8 @@ class HeartbeatSender:
     ) -> None:
         self.connected = False
         """Whether the master has answered the last heartbeat."""
+        self.conflict = ""
+        """The master's words if another node uses this one's id or address, else empty."""
         self._own = own
         self._told: tuple[str, str] | None = None
         self._builder = builder
@@ -120,9 +122,17 @@ class HeartbeatSender:
         if not self.connected:
             _log.info("connected to the master", protocol=self._master.protocol)
         self.connected = True
+        self._note_conflict(one_line(answer.conflict))
         self._tickets.remove(beat.tickets)
         if answer.token is not None and answer.token != self._meetings.token:
             self._poller.request()
+
+    def _note_conflict(self, conflict: str) -> None:
+        if conflict and conflict != self.conflict:
+            _log.error("another node uses this node's id or address", why=conflict)
+        elif self.conflict and not conflict:
+            _log.info("no other node uses this node's id or address any more")
+        self.conflict = conflict
 
     async def leave(self) -> None:
         """Unregister this node, once: a later call returns when the first has ended.

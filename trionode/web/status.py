@@ -33,6 +33,7 @@ async def status_of(node: Node) -> dict[str, object]:
         "node_id": node.node_id,
         "running": True,
         "connected": services.heartbeat.connected,
+        "conflict": services.heartbeat.conflict,
         "main_server": settings.main_server,
         "node_ip": host,
         "node_port": int(port),

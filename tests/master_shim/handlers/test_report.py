@@ -106,6 +106,7 @@ async def test_the_metrics_count_nodes_and_downloads(tmp_path: Path) -> None:
             "master_shim_nodesdraining": 1,
             "master_shim_nodeslate": 0,
             "master_shim_nodes_lost_total": 1,
+            "master_shim_nodes_in_conflict": 0,
             "master_shim_downloads_totalredirected": 1,
             "master_shim_downloads_totaloffered": 2,
             "master_shim_downloads_totalsent_here": 1,
