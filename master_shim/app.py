@@ -30,6 +30,7 @@ from .protocol.forwarded import LOOPBACK, TrustedProxies
 from .protocol.target import path_of
 from .registry import Registry
 from .routes import Route, find
+from .workers import WorkerCheck
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -89,6 +90,7 @@ class MasterShim:
     ) -> None:
         finder = finder_of(packages)
         self._proxies = TrustedProxies(trusted_proxies)
+        self._workers = WorkerCheck()
         self._activity = Activity()
         self.registry = Registry(self._activity.node_changed)
         self._clock = clock
@@ -162,6 +164,7 @@ class MasterShim:
     ) -> None:
         """Answer a request whose route was found (None: there is none). `standalone`: see `Request`."""
         self.check_nodes()
+        self._workers.check(scope.get("server"), self._clock())
         argument = match.argument if match is not None else ""
         request = Request(scope, receive, send, self._proxies, argument, standalone)
         try:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
 
+from master_shim import DirectoryPackages, MasterShim, MasterShimMiddleware
 from tests.support.processes import ROOT, free_port
-from tests.support.shim_app import API, DATA
+from tests.support.shim_app import API, DATA, client_of, put
 
 if TYPE_CHECKING:
     from tests.support.processes import Spawner
@@ -141,3 +144,43 @@ def test_below_a_prefix_the_shim_answers_every_path(spawn: Spawner, tmp_path: Pa
         assert client.get(f"/own{API}/meetings/m/download-package").content == DATA
         answer = client.get("/own/nothing")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+
+
+class Deny:
+    """Middleware that lets nobody pass."""
+
+    def __init__(self, app: Any) -> None:
+        pass
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("who are you?", 401)(scope, receive, send)
+
+
+def deny() -> None:
+    raise HTTPException(401)
+
+
+@pytest.mark.parametrize(
+    ("order", "status"),
+    [
+        (("mount",), 200),  # dependencies do not apply
+        (("shim",), 200),
+        (("deny", "mount"), 401),
+        (("mount", "deny"), 401),
+        (("deny", "shim"), 200),
+        (("shim", "deny"), 401),
+    ],
+)
+async def test_which_middleware_is_asked_before_the_shim(tmp_path: Path, order: tuple[str, ...], status: int) -> None:
+    put(tmp_path, "m.zip")
+    app = FastAPI(dependencies=[Depends(deny)])
+    shim = MasterShim(DirectoryPackages(tmp_path))
+    for step in order:
+        if step == "mount":
+            app.mount("/", shim)
+        elif step == "shim":
+            app.add_middleware(MasterShimMiddleware, shim=shim)
+        else:
+            app.add_middleware(Deny)
+    async with client_of(app) as client:
+        assert (await client.get(f"{API}/meetings/m/download-package")).status_code == status
