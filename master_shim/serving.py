@@ -9,7 +9,7 @@ import trio
 
 from trionode.server.hypercorn import ConnectionLimits, install
 from trionode.server.open_files import raise_open_files
-from trionode.server.runner import Shutdown, handle_signals, hypercorn_config, serve_app
+from trionode.server.runner import Shutdown, cancel_end_of_process, handle_signals, hypercorn_config, serve_app
 
 from .errors import ShimError
 
@@ -29,11 +29,14 @@ def run(shim: MasterShim, listeners: list[socket.socket]) -> None:
     raise_open_files()
     limits = ConnectionLimits()
     install(limits)
-    trio.run(_serve, shim, listeners, limits)
+    try:
+        trio.run(_serve, shim, listeners, limits)
+    finally:
+        cancel_end_of_process()
 
 
 async def _serve(shim: MasterShim, listeners: list[socket.socket], limits: ConnectionLimits) -> None:
-    shutdown = Shutdown()
+    shutdown = Shutdown(lambda: GRACE_SECONDS)
 
     async def until_over() -> float:
         await shutdown.wait_requested()

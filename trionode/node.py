@@ -95,8 +95,16 @@ class Node:
                 root.start_soon(functools.partial(supervise, name, task), name=name)
             task_status.started()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the services have ended, or were never started."""
+        return self._root is None or self._ended.is_set()
+
     async def stop(self) -> None:
-        """End all services, within `STOP_SECONDS`. Does nothing if the node does not run."""
+        """End all services, within `STOP_SECONDS`. Does nothing if the node does not run.
+
+        Services that wait for a disk that does not answer run on; see `ended`.
+        """
         if self._root is not None:
             self._root.cancel_scope.cancel()
             with trio.move_on_after(STOP_SECONDS):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from ..errors import SettingError
@@ -22,12 +23,15 @@ from .hypercorn import ConnectionLimits, install
 from .hypercorn.control import ControlServer
 from .hypercorn.sigterm import delay_sigterm
 from .open_files import raise_open_files
-from .runner import EXIT_USAGE
+from .runner import END_SECONDS, EXIT_USAGE, end_process_after
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from ..settings import Settings
+
+
+_log = structlog.get_logger("trionode.server")
 
 
 def _load() -> Settings:
@@ -75,6 +79,9 @@ def make_app(library: str) -> NodeApp:
 
     async def end_handling() -> None:
         handling.cancel()
+        if not node.ended:
+            _log.error("a disk does not answer; the process ends without waiting for it", seconds=END_SECONDS)
+            end_process_after(END_SECONDS)
 
     app.before_serving(begin_handling)
     app.after_serving(end_handling)

@@ -28,6 +28,7 @@ from .runner import (
     EXIT_OK,
     EXIT_USAGE,
     Shutdown,
+    cancel_end_of_process,
     freeze_objects,
     handle_signals,
     hypercorn_config,
@@ -71,7 +72,7 @@ class _NodeServer:
 
     def __init__(self, settings: LiveSettings) -> None:
         self._settings = settings
-        self._shutdown = Shutdown()
+        self._shutdown = Shutdown(lambda: settings.current.drain_seconds)
         self._limits = ConnectionLimits()
         self._node = Node(settings, self._shutdown.begin)
         self._app = NodeApp(self._node, ControlServer)
@@ -89,6 +90,8 @@ class _NodeServer:
             if group.subgroup(LifespanFailureError) is None:
                 raise
             return self._explain_start()
+        finally:
+            cancel_end_of_process()
         return EXIT_OK if self._node.lifecycle.failure is None else EXIT_FAILED
 
     def _explain_start(self) -> int:

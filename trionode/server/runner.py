@@ -5,6 +5,7 @@ Used by the node, and by any other program that serves an ASGI application on Tr
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import signal
 from math import inf
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+    from types import FrameType
     from typing import Any
 
     from .hypercorn import ConnectionLimits
@@ -35,17 +37,46 @@ QUIET_POLL_SECONDS = 0.05
 HANDSHAKE_SECONDS = 10.0
 """Time limit of a TLS handshake. Hypercorn allows a minute."""
 
+END_SECONDS = 10.0
+"""Time to end after the drain, more than every step of it takes together. Then the process is ended from outside its
+threads: one that waits for a disk that does not answer can be neither cancelled nor joined."""
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 _log = structlog.get_logger("trionode.server")
 
 
-class Shutdown:
-    """A request to end: the first call of `request` begins to drain, the second ends at once."""
+def end_process_after(seconds: float) -> None:
+    """End this process with status 1 after `seconds`, and print what each of its threads waits for.
 
-    def __init__(self) -> None:
+    Works whatever the threads do, the event loop included. Replaces an earlier limit; see `cancel_end_of_process`.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+cancel_end_of_process = faulthandler.cancel_dump_traceback_later
+
+
+class Shutdown:
+    """A request to end: the first call of `request` begins to drain, the second ends at once.
+
+    `drain_seconds` returns how long the drain may take; None if the process need not end.
+    """
+
+    def __init__(self, drain_seconds: Callable[[], float] | None = None) -> None:
+        self._drain_seconds = drain_seconds
+        self._limited = False
         self._requested = trio.Event()
         self._now = trio.Event()
+
+    def limit(self) -> None:
+        """Limit the time until the process ends: the first call allows for the drain, the second does not.
+
+        Called in the signal handler, so that a process whose event loop is blocked ends as well.
+        """
+        if self._drain_seconds is not None:
+            end_process_after(END_SECONDS + (0.0 if self._limited else self._drain_seconds()))
+            self._limited = True
 
     @property
     def requested(self) -> bool:
@@ -54,6 +85,8 @@ class Shutdown:
 
     def begin(self) -> None:
         """Request the end. Doing so again changes nothing."""
+        if not self.requested:
+            self.limit()
         self._requested.set()
 
     def request(self) -> None:
@@ -100,6 +133,15 @@ async def handle_signals(
     """Request the shutdown at SIGTERM and SIGINT, and call `reload` at SIGHUP, until cancelled."""
     numbers = [signal.SIGTERM, signal.SIGINT] + [signal.SIGHUP] * (reload is not None)
     with trio.open_signal_receiver(*numbers) as signals:
+        notify_trio = signal.getsignal(signal.SIGTERM)
+        assert callable(notify_trio)
+
+        def limit(number: int, frame: FrameType | None) -> None:
+            shutdown.limit()
+            notify_trio(number, frame)
+
+        signal.signal(signal.SIGTERM, limit)
+        signal.signal(signal.SIGINT, limit)
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP and reload is not None:
