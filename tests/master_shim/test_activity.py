@@ -68,7 +68,7 @@ async def test_the_life_of_a_node_is_logged(tmp_path: Path, caplog: pytest.LogCa
 
 
 async def test_silence_is_noticed_while_no_request_comes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mock_clock: MockClock
 ) -> None:
     app = MasterShim(DirectoryPackages(tmp_path), clock=trio.current_time)
     to_app, incoming = trio.open_memory_channel[Any](10)
