@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+import trio
 
+from tests.support.clients import asking
 from tests.support.processes import spawner
 from tests.support.servers import KINDS, Answer, start_server
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from tests.support.servers import Server
+    from tests.support.processes import Spawner
+    from tests.support.servers import Kind, Server
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -70,3 +77,60 @@ def test_a_client_that_sends_on_gets_the_whole_of_the_last_answer(server: Server
             with contextlib.suppress(ConnectionError):
                 connection.sendall(b"more")
     assert Answer(bytes(received)).body == server.content
+
+
+# -- clients that close their sending side after the request
+
+
+HALF_CLOSED = {
+    "kept alive": "HTTP/1.1\r\nHost: x",
+    "closing": "HTTP/1.1\r\nHost: x\r\nConnection: close",
+    "HTTP 1.0": "HTTP/1.0",
+    "with a body": "HTTP/1.1\r\nHost: x\r\nContent-Length: 0",
+}
+
+
+@pytest.mark.parametrize("fields", HALF_CLOSED.values(), ids=HALF_CLOSED)
+def test_a_client_that_closes_its_sending_side_gets_the_whole_answer(server: Server, fields: str):
+    paths = [server.package, "/health", "/", *(() if server.kind == "shim" else ("/api/status", "/metrics"))]
+    for path in paths * 3:
+        answer = server.exchange(f"GET {path} {fields}\r\n\r\n".encode(), half_close=True)
+        assert answer.status == 200, path
+        assert len(answer.body) == int(answer.fields["content-length"]), path
+        assert path != server.package or answer.body == server.content
+
+
+def test_all_requests_before_the_end_of_the_sending_side_are_answered(server: Server):
+    request = f"GET {server.package} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    answer = server.exchange(2 * request, half_close=True)
+    assert answer.raw.count(b"HTTP/1.1 200 ") == 2
+    assert answer.raw.count(server.content) == 2
+
+
+def test_a_request_whose_body_ends_early_is_refused(server: Server):
+    path = "/api/v1/nodes/heartbeat" if server.kind == "shim" else "/api/config"
+    request = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode()
+    assert server.exchange(request, half_close=True).status in {400, 403}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "shim"])
+async def test_a_client_that_closes_its_sending_side_may_wait_for_its_turn(spawn: Spawner, tmp_path: Path, kind: Kind):
+    server = start_server(spawn, tmp_path, kind, max_downloads=1)
+    request = f"GET {server.package} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    async with asking(server.port, server.package) as first:
+        await first.read_head()
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                answer = await trio.to_thread.run_sync(partial(server.exchange, request, half_close=True))
+                assert answer.status == 200
+                assert answer.body == server.content
+
+            nursery.start_soon(wait)
+            await eventually(lambda: queued(server) == 1, what="the second request is queued")
+            assert await first.read_rest() == server.content
+
+
+def queued(server: Server) -> int:
+    count: int = httpx.get(f"http://127.0.0.1:{server.port}/api/status", trust_env=False).json()["queued_downloads"]
+    return count

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import ssl
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,8 @@ from tests.support.packages import make_documents, make_package
 from tests.support.waiting import eventually, eventually_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.fakes.running import FakeFactory, RunningMaster
     from tests.support.nodes import OurNode
     from tests.support.packages import Package
@@ -129,6 +134,69 @@ async def test_a_client_of_https_that_stops_reading_is_cut_off(
         stopped.kill()
         stopped.wait()
     assert node.process.stop() == 0
+
+
+class RawTls:
+    """A TLS client on a socket, which can close each layer's sending side by itself."""
+
+    def __init__(self, port: int, certificate: Certificate) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=certificate.ca)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+        self._call(self._tls.do_handshake)
+
+    def _call(self, step: Callable[[], bytes | int | None]) -> bytes | int | None:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                if not self._receive():
+                    return b""
+            else:
+                self._flush()
+                return done
+
+    def _flush(self) -> None:
+        if data := self._outgoing.read():
+            self._socket.sendall(data)
+
+    def _receive(self) -> bool:
+        data = self._socket.recv(1 << 16)
+        self._incoming.write(data)
+        return bool(data)
+
+    def send(self, data: bytes) -> None:
+        self._call(lambda: self._tls.write(data))
+
+    def close_sending(self, *, notify: bool) -> None:
+        """Close the sending side of the socket, perhaps that of TLS before."""
+        if notify:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
+            self._flush()
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def read_to_end(self) -> bytes:
+        parts = iter(lambda: self._call(lambda: self._tls.read(1 << 16)), b"")
+        with self._socket:
+            return b"".join(parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("notify", [True, False])
+async def test_a_client_of_https_that_closes_its_sending_side_gets_the_whole_answer(
+    master: RunningMaster, big: Package, start_node: StartNode, certificate: Certificate, notify: bool
+):
+    https = Https(start_node(master.url, certfile=certificate.cert, keyfile=certificate.key), certificate)
+    await https.until_synced()
+    for path in (PATH, "/api/status"):
+        client = RawTls(https.node.port, certificate)
+        client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.close_sending(notify=notify)
+        head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), path
+        assert path != PATH or digest_of(body) == big.digest
 
 
 @pytest.mark.parametrize("missing", ["certfile", "keyfile"])

@@ -41,7 +41,7 @@ def install(limits: ConnectionLimits | None) -> bool:
         return False
     hypercorn.protocol.H11Protocol = LenientH11Protocol  # type: ignore[attr-defined,assignment]
     if limits is None:
-        hypercorn.asyncio.run.TCPServer = AsyncioConnection  # type: ignore[attr-defined]
+        hypercorn.asyncio.run.TCPServer = AsyncioConnection  # type: ignore[attr-defined,assignment]
     else:
         connection = functools.partial(Connection, limits)
         hypercorn.trio.run.TCPServer = connection  # type: ignore[attr-defined,assignment]

@@ -10,7 +10,7 @@ import http
 from typing import TYPE_CHECKING, Any
 
 import h11
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 
 if TYPE_CHECKING:
@@ -61,13 +61,27 @@ class LenientH11Protocol(H11Protocol):
         limit = self.config.h11_max_incomplete_size
         self.connection = LenientConnection(h11.SERVER, max_incomplete_event_size=limit)
 
-    async def handle(self, event: hypercorn.events.Event) -> None:
-        """Handle received bytes, or the end of the connection.
+        self._reading_ended = False
 
-        Hypercorn does not read while a second request waits for the answer to the first, and would wait for ever if the
-        connection ended meanwhile (measured).
+    async def handle(self, event: hypercorn.events.Event) -> None:
+        """Handle received bytes (none: the client has closed its sending side), or the end of the connection.
+
+        Hypercorn reports both ends alike, and the application would drop a request whose client waits for the answer.
+        If the client has left, sending fails. Hypercorn does not read while a second request waits for the answer to
+        the first, and would wait for ever if the connection ended meanwhile (measured).
         """
-        if isinstance(event, Closed) and isinstance(self.connection, LenientConnection):
-            self.connection.ended = True
-            await self.can_read.set()
+        if isinstance(event, RawData):
+            self._reading_ended = not event.data
+        elif isinstance(event, Closed):
+            if self._reading_ended and self._answering:
+                self._reading_ended = False
+                return
+            if isinstance(self.connection, LenientConnection):
+                self.connection.ended = True
+                await self.can_read.set()
         await super().handle(event)
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a request was received to its end and is not yet answered to its end."""
+        return self.stream is not None and self.connection.their_state in {h11.MUST_CLOSE, h11.CLOSED}

@@ -5,6 +5,7 @@ How much the client has acknowledged can be read from the socket, below TLS.
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,8 +37,15 @@ class MinRateTransport(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Read what has arrived, or wait."""
-        return await self._stream.receive_some(max_bytes)
+        """Read what has arrived, or wait.
+
+        At the end it raises: the TLS stream above then reports the end and can still send. If the end was returned, it
+        could not, since the client has closed its sending side without TLS's own message for it.
+        """
+        data = await self._stream.receive_some(max_bytes)
+        if not data:
+            raise trio.BrokenResourceError from ssl.SSLEOFError()
+        return data
 
     async def send_eof(self) -> None:
         """Close the sending side."""

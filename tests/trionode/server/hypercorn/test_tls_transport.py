@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,3 +39,14 @@ async def test_bytes_pass_both_ways_to_the_end_of_each():
         assert await transport.receive_some() == b" server"
     with pytest.raises(trio.ClosedResourceError):
         await ours.receive_some()
+
+
+async def test_the_end_of_reading_is_reported_so_that_tls_can_still_send():
+    ours, theirs = socket_pair()
+    async with MinRateTransport(ours, MinDataRate()) as transport, theirs:
+        await theirs.send_eof()
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await transport.receive_some()
+        assert isinstance(raised.value.__cause__, ssl.SSLEOFError)
+        await transport.send_all(b"to the client")
+        assert await theirs.receive_some() == b"to the client"
