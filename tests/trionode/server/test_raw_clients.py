@@ -7,13 +7,16 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
+import h2.connection
+import h2.events
+import h2.settings
 import httpx
 import pytest
 import trio
 
 from tests.support.clients import asking
 from tests.support.processes import spawner
-from tests.support.servers import KINDS, Answer, start_server
+from tests.support.servers import KINDS, Answer, read_to_end, start_server
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Spawner
     from tests.support.servers import Kind, Server
+
+HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -134,3 +139,31 @@ async def test_a_client_that_closes_its_sending_side_may_wait_for_its_turn(spawn
 def queued(server: Server) -> int:
     count: int = httpx.get(f"http://127.0.0.1:{server.port}/api/status", trust_env=False).json()["queued_downloads"]
     return count
+
+
+# -- HTTP/2 in clear text
+
+
+@pytest.mark.parametrize("with_settings", [False, True])
+def test_a_client_of_http_2_that_requests_nothing_is_disconnected(server: Server, with_settings: bool):
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    sent = client.data_to_send()
+    answer = server.exchange(sent if with_settings else sent[: len(HTTP_2_PREFACE)])
+    assert isinstance(client.receive_data(answer.raw)[0], h2.events.RemoteSettingsChanged)
+
+
+def test_a_client_of_http_2_that_gives_up_its_only_request_is_disconnected(server: Server):
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})  # no bytes of the body
+    names = (":method", "GET"), (":path", server.package), (":scheme", "http"), (":authority", "x")
+    client.send_headers(1, names, end_stream=True)
+    with server.connect() as connection:
+        connection.sendall(client.data_to_send())
+        events: list[h2.events.Event] = []
+        while not any(isinstance(event, h2.events.ResponseReceived) for event in events):
+            events += client.receive_data(connection.recv(1 << 16))
+        client.reset_stream(1)
+        connection.sendall(client.data_to_send())
+        read_to_end(connection)

@@ -18,6 +18,7 @@ import structlog
 
 from .asyncio_connection import AsyncioConnection
 from .connection import Connection
+from .h2_protocol import IdlingH2Protocol
 from .h11_protocol import LenientH11Protocol
 from .limits import ConnectionLimits
 from .stream_buffer import BoundedStreamBuffer
@@ -40,6 +41,7 @@ def install(limits: ConnectionLimits | None) -> bool:
         _log.warning("unknown version of Hypercorn; packages are sent without zero-copy", version=found)
         return False
     hypercorn.protocol.H11Protocol = LenientH11Protocol  # type: ignore[attr-defined,assignment]
+    hypercorn.protocol.H2Protocol = IdlingH2Protocol  # type: ignore[attr-defined]
     if limits is None:
         hypercorn.asyncio.run.TCPServer = AsyncioConnection  # type: ignore[attr-defined,assignment]
     else:

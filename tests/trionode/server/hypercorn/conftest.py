@@ -9,7 +9,7 @@ import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.trio.run
 import pytest
-from hypercorn.protocol.h2 import StreamBuffer
+from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
@@ -43,5 +43,6 @@ def limits() -> Iterator[ConnectionLimits]:
     assert install(made)
     yield made
     hypercorn.trio.run.TCPServer = TCPServer  # type: ignore[attr-defined]
+    hypercorn.protocol.H2Protocol = H2Protocol  # type: ignore[attr-defined]
     hypercorn.protocol.H11Protocol = H11Protocol  # type: ignore[attr-defined]
     hypercorn.protocol.h2.StreamBuffer = StreamBuffer  # type: ignore[misc]
