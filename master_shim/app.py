@@ -149,15 +149,15 @@ class MasterShim:
         """Serve one ASGI scope. A lifespan is acknowledged; websockets are closed."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
+            return
+        match = find(path_of(scope)) if scope["type"] == "http" else None
+        rest = hosts.rest_of_host(self, scope) if match is None else None
+        if rest is not None:
+            await rest(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
         else:
-            match = find(path_of(scope))
-            rest = hosts.rest_of_host(self, scope) if match is None else None
-            if rest is not None:
-                await rest(scope, receive, send)
-            else:
-                await self.answer(match, scope, receive, send)
+            await self.answer(match, scope, receive, send)
 
     async def answer(
         self, match: Match | None, scope: Scope, receive: Receive, send: Send, *, standalone: bool = True

@@ -46,7 +46,7 @@ def serve(
         str | None,
         Parameter(
             help="Proxies whose X-Forwarded-* and Forwarded fields are believed: addresses and networks, with commas "
-            "between them, such as 192.168.1.5,10.0.0.0/8. Without it: those on this machine."
+            "between them, such as 192.168.1.5,10.0.9.0/24. Without it: those on this machine."
         ),
     ] = None,
 ) -> int:

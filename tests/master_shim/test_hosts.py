@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import PlainTextResponse
 
 from master_shim import DirectoryPackages, MasterShim, MasterShimMiddleware
@@ -144,6 +144,27 @@ def test_below_a_prefix_the_shim_answers_every_path(spawn: Spawner, tmp_path: Pa
         assert client.get(f"/own{API}/meetings/m/download-package").content == DATA
         answer = client.get("/own/nothing")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+
+
+async def test_a_websocket_is_left_to_the_application(tmp_path: Path) -> None:
+    app = FastAPI()
+    app.mount("/", MasterShim(DirectoryPackages(tmp_path)))
+
+    @app.websocket("/after")
+    async def after(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    for path, answer in (("/after", "websocket.accept"), (f"{API}/nodes/list", "websocket.close")):
+        sent: list[str] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any, sent: list[str] = sent) -> None:
+            sent.append(message["type"])
+
+        await app({"type": "websocket", "path": path, "headers": [], "query_string": b""}, receive, send)
+        assert sent[0] == answer
 
 
 class Deny:
