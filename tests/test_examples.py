@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.support.packages import zip_of
 from tests.support.processes import ROOT, free_port
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 API = "/api/v1"
 BIN = Path(sys.executable).parent
-DATA = random.Random(9).randbytes(3_000_000)
+DATA = zip_of(random.Random(9).randbytes(3_000_000))
 STARTS = {
     "fastapi_mount": ("uvicorn", "examples.fastapi_mount:app", "--port"),
     "fastapi_middleware": ("uvicorn", "examples.fastapi_middleware:app", "--port"),

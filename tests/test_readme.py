@@ -102,8 +102,6 @@ def test_a_node_beside_a_deployed_master(name: str, reader: Reader, fakes: FakeF
 
 
 def test_a_whole_small_master_with_a_node_and_a_tablet(reader: Reader) -> None:
-    for name in ("agenda.pdf", "minutes.pdf"):
-        (reader.folder / name).write_bytes(make_documents(1, 50_000, seed=name)[0].content())
     reader.run("packages")
     master = reader.start("master")
     package = (reader.folder / "packages" / "board.zip").read_bytes()
@@ -122,7 +120,7 @@ def test_a_whole_small_master_with_a_node_and_a_tablet(reader: Reader) -> None:
     assert '"downloads_finished": 1' in looked, "sent by the node, not by the master"
 
     with zipfile.ZipFile(reader.folder / "packages" / ".board.zip", "w") as archive:
-        archive.writestr("agenda.pdf", b"another")
+        archive.writestr("agenda.txt", b"another")
     (reader.folder / "packages" / ".board.zip").rename(reader.folder / "packages" / "board.zip")
     package = (reader.folder / "packages" / "board.zip").read_bytes()
     eventually_blocking(lambda: reader.gets(f"{NODE}/api/v1/{BOARD}") == package, what="the new package at the node")

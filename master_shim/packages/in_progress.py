@@ -43,6 +43,7 @@ class InProgress:
     def __init__(self, packages: ListedPackages | None, versions: PackageVersions) -> None:
         self._packages = packages
         self._versions = versions
+        self._paths: frozenset[str] = frozenset()  # of the last snapshot
 
     async def snapshot(self) -> Snapshot:
         """Return the meetings in progress. Raises `RouteMissing` if they cannot be listed, and `FolderUnreadable`.
@@ -52,9 +53,14 @@ class InProgress:
         """
         if self._packages is None:
             raise RouteMissing
+        listed = await self._packages.meetings()
+        paths = frozenset(meeting.path for meeting in listed)
+        for gone in self._paths - paths:
+            self._versions.forget(gone)
+        self._paths = paths
         meetings = []
         entries = []
-        for meeting in await self._packages.meetings():
+        for meeting in listed:
             try:
                 version: str = (await self._versions.current(meeting.path)).digest
             except PackageMissing:

@@ -1,6 +1,7 @@
 """The current version of each package file: its digest and manifest, computed once for each state of the file.
 
-A digest is computed in a worker thread, by one caller for each file at a time; other callers wait for it.
+A digest is computed in a worker thread, by one caller for each file at a time; other callers wait for it. A file that
+is no package, or that is being written to, does not replace the version before it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from store import StoreError, split_file
+from store import StoreError, check_fd, split_fd
 
 from ..errors import PackageChanging, PackageMissing, PackageReplaced, PackageUnreadable
 from .file import PackageVersion, state_of
@@ -43,6 +44,9 @@ MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 TICK_SECONDS = 0.02
 """A file is read only if its last change is older than this. Two writes within one kernel tick (up to 10 ms) can leave
 the same mtime and ctime; any later change shows."""
+STILL_SECONDS = 2.0
+"""A file that is written in place is read once it has not changed for this long: programs that copy a file over a
+network pause for less. Measured from when a change was seen, since the file may have the times of another clock."""
 GZIP_LEVEL = 6
 """Once per version: 9 ms for the 450 kB of a package of 2,000 documents. Level 1 takes half as long and gives 6 % more
 bytes, level 9 takes a fifth longer and gives 1 % fewer."""
@@ -69,25 +73,40 @@ class _Failure:
     state: FileState | None
 
 
-class PackageVersions:
-    """The current versions of package files. `split` computes a file's manifest, synchronously."""
+def split_package(path: Path) -> Manifest:
+    """Check that a file is a package, as a node does, and split it.
 
-    def __init__(self, split: Callable[[Path], Manifest] = split_file) -> None:
+    Raises `PackageRejected`, and as `store.split_file`.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_fd(file.fileno(), size, unpack=False)
+        return split_fd(file.fileno(), size)
+
+
+class PackageVersions:
+    """The current versions of package files. `split` checks a file and computes its manifest, synchronously."""
+
+    def __init__(
+        self, split: Callable[[Path], Manifest] = split_package, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._split = split
+        self._clock = clock
         self._current: OrderedDict[str, PackageVersion] = OrderedDict()
         self._paths: dict[str, dict[str, None]] = {}  # digest -> paths, in the order in which they were read
         self._bodies: OrderedDict[str, ManifestBody] = OrderedDict()
         self._bodies_bytes = 0
         self._failures: dict[str, _Failure] = {}  # what was logged last for each path
+        self._written: dict[str, tuple[FileState, float]] = {}  # files written in place: since when they have a state
         self._locks: dict[str, anyio.Lock] = {}
         self._hashing: anyio.CapacityLimiter | None = None
 
     async def current(self, path: str | os.PathLike[str]) -> PackageVersion:
-        """Return the current version of a file.
+        """Return the current version of a file: the last one that was a package.
 
-        Raises `PackageMissing`, `PackageUnreadable`, `PackageChanging`. A file without a usable content is read and
-        logged once for each of its states, however often it is requested. When the caller is cancelled while the file
-        is read, the result is kept, or the next caller reads it.
+        Raises `PackageMissing`, and `PackageUnreadable` and `PackageChanging` if there was none. A file without a
+        usable content is read and logged once for each of its states, however often it is requested. When the caller
+        is cancelled while the file is read, the result is kept, or the next caller reads it.
         """
         name = os.fspath(path)
         state = None
@@ -97,17 +116,30 @@ class PackageVersions:
             version = self._current.get(name)
             if version is None or version.state != state:
                 version = await self._refresh(name)
+        except PackageMissing:
+            self.forget(name)
+            raise
         except (PackageUnreadable, PackageChanging) as error:
             self._record_failure(name, state, error)
-            raise
+            before = self._current.get(name)
+            if before is None:
+                raise
+            return before
         self._failures.pop(name, None)
         return version
 
     def known(self, path: str | os.PathLike[str]) -> PackageVersion | None:
         """Return the current version of a file if known without reading it. Raises as `current` does."""
         name = os.fspath(path)
-        version = self._current.get(name)
-        return version if version is not None and version.state == state_of(name) else None
+        state = state_of(name)
+        version, failure = self._current.get(name), self._failures.get(name)
+        kept = failure is not None and failure.state == state  # the version before is still the current one
+        return version if version is not None and (kept or version.state == state) else None
+
+    def forget(self, path: str) -> None:
+        """Forget a file of a meeting that has ended: one that begins later with this file has another package."""
+        self._forget(path)
+        self._failures.pop(path, None)
 
     def problem(self, path: str | os.PathLike[str]) -> str:
         """Return why the file had no version when it was last read, or an empty text."""
@@ -122,13 +154,15 @@ class PackageVersions:
                 if state_of(path) == version.state:
                     return version
             except (PackageMissing, PackageUnreadable):
-                self._forget(path)
+                continue
         return None
 
     async def manifest(self, version: PackageVersion) -> ManifestBody:
         """Return the manifest of a version. Raises `PackageReplaced` if the file changed, or `PackageUnreadable`."""
         body = self._bodies.get(version.digest)
         if body is None:
+            if state_of(version.path) != version.state:
+                raise PackageReplaced(version.path)
             try:
                 renewed, body = await self._read(version.path)
             except PackageUnreadable as error:
@@ -158,6 +192,8 @@ class PackageVersions:
             failure = self._failures.get(path)
             if failure is not None and failure.state == state:
                 raise PackageUnreadable(path, failure.reason)
+            if not self._is_still(path, state):
+                raise PackageChanging(path)
             age = time.time() - max(state[3], state[4]) / 1e9
             if 0 <= age < TICK_SECONDS:
                 await anyio.sleep(TICK_SECONDS - age)
@@ -166,8 +202,26 @@ class PackageVersions:
             try:
                 return (await self._read(path))[0]
             except PackageReplaced:
-                continue
+                if not self._is_still(path, state_of(path), state):
+                    break
         raise PackageChanging(path)
+
+    def _is_still(self, path: str, state: FileState, before: FileState | None = None) -> bool:
+        """Tell whether nobody writes to a file in place, since the state `before` or the last one seen.
+
+        A file that was renamed to its place has another inode and is complete. A change of the ctime alone is no write.
+        """
+        written, failure, version = self._written.get(path), self._failures.get(path), self._current.get(path)
+        if before is None and written is not None:
+            before = written[0]
+        before = before or (failure.state if failure is not None else None)
+        before = before or (version.state if version is not None else None)
+        if before is None or before[:2] != state[:2]:
+            return True
+        if before[2:4] != state[2:4]:
+            self._written[path] = (state, self._clock())
+            return False
+        return written is None or self._clock() - written[1] >= STILL_SECONDS
 
     async def _read(self, path: str) -> tuple[PackageVersion, ManifestBody]:
         """Read a file completely and remember its version. Raises `PackageReplaced` if it changed meanwhile."""
@@ -215,7 +269,8 @@ class PackageVersions:
         if self._failures.get(path) == failure:
             return
         expected = cause is None or isinstance(cause, (OSError, StoreError))
-        _log.error("package %s cannot be read: %s", path, failure.reason, exc_info=None if expected else cause)
+        kept = "; the version before it stays the current one" if path in self._current else ""
+        _log.error("package %s cannot be read: %s%s", path, failure.reason, kept, exc_info=None if expected else cause)
         self._failures[path] = failure
         if len(self._failures) > MAX_VERSIONS:
             del self._failures[next(iter(self._failures))]
@@ -229,6 +284,7 @@ class PackageVersions:
             self._bodies_bytes -= oldest.size
 
     def _forget(self, path: str) -> None:
+        self._written.pop(path, None)
         version = self._current.pop(path, None)
         if version is None:
             return
@@ -240,8 +296,6 @@ class PackageVersions:
 
 def _reason(error: Exception, state: FileState) -> str:
     """Return why a file cannot be read, without any path of this machine: clients read it."""
-    if state[2] == 0:
-        return "it is empty"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return str(error) if isinstance(error, StoreError) else f"a fault of the program ({type(error).__name__})"

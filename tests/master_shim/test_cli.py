@@ -18,6 +18,7 @@ import pytest
 from blake3 import blake3
 
 from tests.support.locales import environments
+from tests.support.packages import zip_of
 from tests.support.shim_app import API
 from tests.support.shim_process import ServedShim, serve_shim
 
@@ -48,9 +49,9 @@ def test_a_meeting_is_found_when_its_package_is_added(spawn: Spawner, tmp_path: 
     served = serve_shim(spawn, tmp_path / "packages")
     served.process.wait_line("no meeting in progress yet")
     assert json.loads(served.get(f"{API}/meetings/status/token")[1])["id"] == "none"
-    (tmp_path / "new").write_bytes(b"PK")
+    (tmp_path / "new").write_bytes(zip_of(b"new"))
     (tmp_path / "new").rename(tmp_path / "packages" / "会议 1.zip")
-    assert served.get(f"{API}/meetings/{quote('会议 1')}/download-package") == (200, b"PK")
+    assert served.get(f"{API}/meetings/{quote('会议 1')}/download-package") == (200, zip_of(b"new"))
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait() == 0
 
@@ -60,13 +61,13 @@ def test_names_on_disk_are_utf_8_in_every_locale(spawn: Spawner, tmp_path: Path,
     packages = tmp_path / "数据"
     packages.mkdir()
     for name in ("会议", "café"):
-        (packages / f"{name}.zip").write_bytes(name.encode())
+        (packages / f"{name}.zip").write_bytes(zip_of(name.encode()))
         (packages / f"{name}.json").write_text(json.dumps({"title": f"“{name}”"}), encoding="utf-8")
     served = serve_shim(spawn, packages, env=env)
     listed = json.loads(served.get(f"{API}/meetings/status/node")[1])["active_meetings"]
     assert listed == [{"id": name, "title": f"“{name}”"} for name in ("café", "会议")]
     for name in ("会议", "café"):
-        assert served.get(f"{API}/meetings/{quote(name)}/download-package") == (200, name.encode())
+        assert served.get(f"{API}/meetings/{quote(name)}/download-package") == (200, zip_of(name.encode()))
     assert served.get(f"{API}/meetings/{quote('没有')}/download-package")[0] == 404
     assert served.process.stop() == 0
     assert "Traceback" not in served.process.log()

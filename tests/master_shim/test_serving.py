@@ -14,6 +14,7 @@ import httpx
 import pytest
 from blake3 import blake3
 
+from tests.support.packages import zip_of
 from tests.support.processes import peak_memory
 from tests.support.shim_app import API
 from tests.support.shim_process import ServedShim, serve_shim
@@ -69,9 +70,7 @@ def test_an_endless_body_is_refused(served: ServedShim) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_client_that_stops_reading_does_not_delay_the_exit(spawn: Spawner, folder: Path, number: int) -> None:
-    with (folder / "big.zip").open("wb") as file:
-        file.write(b"PK")
-        file.truncate(64 * 1024 * 1024)
+    (folder / "big.zip").write_bytes(zip_of(bytes(64 * 1024 * 1024)))
     served = serve_shim(spawn, folder)
     readers = []
     for _ in range(3):
@@ -88,7 +87,7 @@ def test_a_client_that_stops_reading_does_not_delay_the_exit(spawn: Spawner, fol
 
 
 def test_a_running_download_is_finished_before_the_exit(served: ServedShim, folder: Path) -> None:
-    data = random.Random(6).randbytes(30 * 1024 * 1024)
+    data = zip_of(random.Random(6).randbytes(30 * 1024 * 1024))
     (folder / ".new").write_bytes(data)
     (folder / ".new").rename(folder / "big.zip")
     received = bytearray()
@@ -109,10 +108,7 @@ def test_a_running_download_is_finished_before_the_exit(served: ServedShim, fold
 
 
 def test_memory_is_limited_with_many_downloads(served: ServedShim, folder: Path) -> None:
-    size = 64 * 1024 * 1024
-    with (folder / ".new").open("wb") as file:
-        file.write(b"PK")
-        file.truncate(size)
+    (folder / ".new").write_bytes(zip_of(bytes(64 * 1024 * 1024)))
     (folder / ".new").rename(folder / "big.zip")
     assert served.get(f"{API}/meetings/big/manifest")[0] == 200
     readers = []
@@ -132,7 +128,7 @@ def test_memory_is_limited_with_many_downloads(served: ServedShim, folder: Path)
 
 
 def test_a_download_is_cut_off_if_its_package_is_overwritten(served: ServedShim, folder: Path) -> None:
-    data = random.Random(8).randbytes(48 * 1024 * 1024)
+    data = zip_of(random.Random(8).randbytes(48 * 1024 * 1024))
     (folder / ".new").write_bytes(data)
     (folder / ".new").rename(folder / "big.zip")
     with httpx.stream("GET", f"{served.url}{API}/meetings/big/download-package", trust_env=False) as answer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 from examples.demo.packages import (
     FIRST_BUILD,
     README_NAME,
@@ -22,4 +25,13 @@ __all__ = [
     "make_documents",
     "make_package",
     "rebuild",
+    "zip_of",
 ]
+
+
+def zip_of(data: bytes) -> bytes:
+    """Return a zip with one member that has these bytes, uncompressed."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("document.pdf"), data)
+    return made.getvalue()

@@ -59,7 +59,7 @@ async def test_a_node_reports_why_the_master_has_no_package(master: ShimMaster, 
 
     async def reported() -> bool:
         meetings = {meeting["id"]: meeting for meeting in (await node.status())["active_meetings"]}
-        return "The meeting's package cannot be read: it is empty" in meetings["empty"]["reason"]
+        return "The meeting's package cannot be read: not a package: it is empty" in meetings["empty"]["reason"]
 
     await eventually(reported, within=20)
     assert "it is empty" in (await node.status())["sync_status"]
