@@ -61,7 +61,7 @@ class Services:
 async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterator[Services]:
     """Open the storage and the client for the master, and build the services on them.
 
-    Raises `StorageTaken`, `UnknownFormat`, `NodeFileDamaged`, `StorageUnusable`.
+    Raises `StorageTaken`, `UnknownFormat`, `NodeFileDamaged`, `StorageUnusable`, `SettingError`.
     """
     settings = live.current
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
             times = await trio.to_thread.run_sync(ScrubTimes, settings.storage_path / "scrub.json")
         except OSError as error:
             raise StorageUnusable(settings.storage_path, error) from error
-        master = Master(settings.main_server)
+        master = Master(settings.main_server, settings.ca_file)
         try:
             yield _build(own, store, master, times, live, lifecycle, stack)
         finally:

@@ -144,6 +144,11 @@ class Settings:
         live=True,
     )
     progress_bytes: int = _setting("64K", PROGRESS, "see progress_seconds", live=True)
+    ca_file: Path | None = _setting(
+        "",
+        path("a file with certificates of authorities (PEM)"),
+        "certificates (PEM) to trust at an https master, besides those of the system",
+    )
     unix_socket: Path | None = _setting(
         "", path("a Unix socket to listen on"), "listen on this Unix socket instead of host and port"
     )

@@ -15,13 +15,14 @@ from .findings import DROPPED, REPAIRED
 if TYPE_CHECKING:
     from store import Store
 
+    from ..settings import Settings
     from .findings import Finding
 
 
-async def repair_all(store: Store, main_server: str, damaged: list[Finding]) -> None:
+async def repair_all(store: Store, settings: Settings, damaged: list[Finding]) -> None:
     """Repair versions one after the other, and record the result in their findings."""
     configure_logs("warning")
-    master = Master(main_server)
+    master = Master(settings.main_server, settings.ca_file)
     repairer = Repairer(store, master)
     try:
         for finding in damaged:

@@ -270,8 +270,9 @@ def _ask_master(settings: Settings, meeting: str) -> Manifest:
 
     from ..master.client import Master
 
+    master = Master(settings.main_server, settings.ca_file)
+
     async def ask() -> Manifest | None:
-        master = Master(settings.main_server)
         try:
             return await master.manifest(meeting, None)
         finally:

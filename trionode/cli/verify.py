@@ -144,7 +144,7 @@ def _repair_all(store: Store, settings: Settings, damaged: list[Finding]) -> Non
 
     from .repair import repair_all
 
-    trio.run(repair_all, store, settings.main_server, damaged)
+    trio.run(repair_all, store, settings, damaged)
 
 
 def _report(findings: list[Finding], seconds: float, *, as_json: bool) -> None:

@@ -28,9 +28,11 @@ from .responses import (
     meetings_of_token_status,
     read_body,
 )
+from .tls import reason_of, tls_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from store import Digest
 
@@ -53,15 +55,19 @@ _log = structlog.get_logger("trionode.master")
 
 
 class Master:
-    """A client for one master, at a base URL such as `http://192.168.1.10:8000`. Closed by `aclose`."""
+    """A client for one master, at a base URL such as `http://192.168.1.10:8000`. Closed by `aclose`.
 
-    def __init__(self, base_url: str) -> None:
+    Certificates in `ca_file` are trusted, too. Raises `SettingError` if that file cannot be used.
+    """
+
+    def __init__(self, base_url: str, ca_file: Path | None = None) -> None:
         self.base_url = base_url
         self.protocol = 0
         """The protocol version in the last heartbeat's answer; 0 before it, and always for a legacy master."""
         self.bytes_fetched = 0
         """Bytes of packages and manifests received since the start, as sent over the wire."""
         self._has_node_status = True
+        self._tls = tls_context(ca_file)
         self._client = self._new_client()
         self._retired: list[httpx.AsyncClient] = []
 
@@ -72,6 +78,7 @@ class Master:
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4),
             # A node and its master share a LAN: a proxy from the environment does not apply to them.
             trust_env=False,
+            verify=self._tls,
             # The only coding that `read_body` accepts.
             headers={"Accept-Encoding": "gzip"},
         )
@@ -197,9 +204,7 @@ class Master:
                 self._client = self._new_client()
             raise OriginUnreachable("no connection was free") from error
         except (httpx.TransportError, httpx.StreamError) as error:
-            raise OriginUnreachable(
-                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            ) from error
+            raise OriginUnreachable(reason_of(error)) from error
         except httpx.HTTPError as error:
             raise OriginError(str(error)) from error
 

@@ -98,7 +98,7 @@ class _NodeServer:
         error = self._app.start_error
         print(f"cannot start: {error}", file=sys.stderr)
         # A usage error can be corrected by another setting.
-        return EXIT_USAGE if isinstance(error, (StoreError, OSError)) else EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, (StoreError, SettingError, OSError)) else EXIT_FAILED
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
         settings = self._settings.current

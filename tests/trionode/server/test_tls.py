@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import trustme
 
+from tests.support.certificates import Certificate
 from tests.support.masters import ShimMaster
 from tests.support.nodes import digest_of, run_serve
 from tests.support.packages import make_documents, make_package
@@ -39,19 +39,6 @@ def big(folder: Path) -> Package:
 @pytest.fixture
 def master(fakes: FakeFactory, folder: Path, big: Package) -> RunningMaster:
     return fakes.master(folder, started=("big",))
-
-
-class Certificate:
-    """A certificate for 127.0.0.1, its key, and the authority that issued it, as files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca, self.cert, self.key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
-        authority = trustme.CA()
-        issued = authority.issue_cert("127.0.0.1")
-        authority.cert_pem.write_to_path(self.ca)
-        issued.private_key_pem.write_to_path(self.key)
-        for blob in issued.cert_chain_pems:
-            blob.write_to_path(self.cert, append=True)
 
 
 @pytest.fixture
