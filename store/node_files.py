@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 class StorageTaken(StoreError):
     """Another process holds the lock of the storage folder.
 
-    `address` and `pid` are those of the holder, None if it has not written them yet.
+    `address` and `pid` are those of the holder, None if it has not written them yet; `ends_within` is the number of
+    seconds in which it ends, None unless it is ending.
     """
 
-    def __init__(self, path: str, address: str | None, pid: int | None) -> None:
+    def __init__(self, path: str, address: str | None, pid: int | None, ends_within: float | None = None) -> None:
         process = "" if pid is None else f" (process {pid})"
         holder = "another process" if address is None else f"the node at {address}{process}"
         super().__init__(
@@ -32,6 +33,7 @@ class StorageTaken(StoreError):
         self.path = path
         self.address = address
         self.pid = pid
+        self.ends_within = ends_within
 
 
 class NodeFileDamaged(StoreError):
@@ -82,6 +84,7 @@ class StorageLock:
         self._root = Path(path)
         self._file = self._root / "node.lock"
         self._fd = -1
+        self._holder: dict[str, object] = {}
 
     def acquire(self, address: str, node_id: str) -> None:
         """Take the lock, creating the folder, and write into its file who holds it. Does not wait. *Writes*.
@@ -93,13 +96,33 @@ class StorageLock:
         try:
             if not self._fs.lock(fd):
                 raise StorageTaken(str(self._root), *self._read_holder())
-            holder = {"address": address, "node_id": node_id, "pid": os.getpid()}
+            self._holder = {"address": address, "node_id": node_id, "pid": os.getpid()}
             self._fs.truncate(fd, 0)
-            self._fs.write_at(fd, json.dumps(holder).encode() + b"\n", 0)
+            self._fs.write_at(fd, json.dumps(self._holder).encode() + b"\n", 0)
         except BaseException:
             self._fs.close(fd)
             raise
         self._fd = fd
+
+    def set_ending(self, seconds: float) -> None:
+        """Write that this process ends within `seconds`, so that the next holder waits for it. *Writes*.
+
+        Does nothing if the lock is not held. Raises `OSError`.
+        """
+        if self._fd >= 0:
+            ending = {**self._holder, "ends_within": seconds}
+            self._fs.write_at(self._fd, json.dumps(ending).encode() + b"\n", 0)
+
+    def find_holder(self) -> StorageTaken | None:
+        """Return who holds the lock, or None if it is free. Raises `OSError`; `FileNotFoundError` before its first use.
+
+        A free lock is held for a moment.
+        """
+        fd = self._fs.open(self._file)
+        try:
+            return None if self._fs.lock(fd) else StorageTaken(str(self._root), *self._read_holder())
+        finally:
+            self._fs.close(fd)
 
     def release(self) -> None:
         """Give the lock back. Releasing a lock that is not held is no error."""
@@ -108,15 +131,19 @@ class StorageLock:
             self._fs.close(self._fd)
             self._fd = -1
 
-    def _read_holder(self) -> tuple[str | None, int | None]:
-        """Return address and process id of the holder; None for what it has not written yet."""
+    def _read_holder(self) -> tuple[str | None, int | None, float | None]:
+        """Return address and process id of the holder, and when it ends; None for what it has not written yet."""
         try:
             found = json.loads(self._fs.read(self._file))
         except (ValueError, FileNotFoundError):
-            return None, None
+            return None, None, None
         fields = found if isinstance(found, dict) else {}
-        address, pid = fields.get("address"), fields.get("pid")
-        return (address if isinstance(address, str) else None, pid if isinstance(pid, int) else None)
+        address, pid, ends = fields.get("address"), fields.get("pid"), fields.get("ends_within")
+        return (
+            address if isinstance(address, str) else None,
+            pid if isinstance(pid, int) else None,
+            ends if isinstance(ends, (int, float)) else None,
+        )
 
     def __enter__(self) -> Self:
         return self

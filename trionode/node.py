@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 STOP_SECONDS = 4.0
 """Time limit for the end of all services, unregistering included. Quart allows 5."""
 
+END_SECONDS = 10.0
+"""Time limit for the end of the process after the drain: of the last requests, the services and their storage."""
+
 _log = structlog.get_logger("trionode.node")
 
 
@@ -106,6 +109,8 @@ class Node:
         Services that wait for a disk that does not answer run on; see `ended`.
         """
         if self._root is not None:
+            if self.lifecycle.ready:
+                await self._set_ending(0.0)
             self._root.cancel_scope.cancel()
             with trio.move_on_after(STOP_SECONDS):
                 await self._ended.wait()
@@ -118,10 +123,20 @@ class Node:
         services = self._services
         if services is None:
             return  # not registered
-        if self.lifecycle.ready:
-            _log.info("draining", downloads=services.downloads.active)
+        ready = self.lifecycle.ready
         self.lifecycle.apply(NodeEvent.DRAIN)
+        if ready:
+            _log.info("draining", downloads=services.downloads.active)
+            await self._set_ending(self.live_settings.current.drain_seconds)
         await services.heartbeat.leave()
+
+    async def _set_ending(self, drain_seconds: float) -> None:
+        """Let the next process on the storage folder wait for the end of this one."""
+        if self._services is not None:
+            try:
+                await trio.to_thread.run_sync(self._services.lock.set_ending, drain_seconds + END_SECONDS)
+            except OSError as error:
+                _log.warning("the storage's lock cannot say that this node is ending", why=str(error))
 
     async def drain_and_end(self) -> bool:
         """Drain, and end the server if it is ours. Return whether the server ends. Raises `NodeStopped`."""

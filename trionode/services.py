@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from store import StorageLock, Store, node_id
@@ -31,6 +33,7 @@ from .upkeep.scrub import Scrubber, ScrubTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from .lifecycle import Lifecycle
     from .live_settings import LiveSettings
@@ -39,12 +42,18 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 2.0
 """Time limit for closing the connections to the master."""
 
+ENDING_POLL_SECONDS = 0.1
+"""Interval at which the lock of a node that is ending is tried."""
+
+_log = structlog.get_logger("trionode.node")
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """The services of a running node. `tasks` are their endless tasks by name."""
 
     own: ReportedAddress
+    lock: StorageLock
     store: Store
     master: Master
     downloads: Downloads
@@ -64,6 +73,7 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
     Raises `StorageTaken`, `UnknownFormat`, `NodeFileDamaged`, `StorageUnusable`, `SettingError`.
     """
     settings = live.current
+    await trio.to_thread.run_sync(wait_for_ending_node, settings.storage_path, abandon_on_cancel=True)
     with ExitStack() as stack:
         try:
             name = settings.node_id or await trio.to_thread.run_sync(node_id, settings.storage_path)
@@ -78,10 +88,37 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
             raise StorageUnusable(settings.storage_path, error) from error
         master = Master(settings.main_server, settings.ca_file)
         try:
-            yield _build(own, store, master, times, live, lifecycle, stack)
+            yield _build(own, lock, store, master, times, live, lifecycle, stack)
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await master.aclose()
+
+
+def wait_for_ending_node(storage: Path) -> None:
+    """Wait while a node on the storage folder is ending. Blocks.
+
+    Raises `StorageTaken` if it takes longer than it has set itself.
+    """
+    lock, started = StorageLock(storage), time.monotonic()
+    ends_within: float | None = None
+    while True:
+        try:
+            holder = lock.find_holder()
+        except OSError:
+            return  # a new folder, or one that cannot be used: opening it explains that
+        if holder is None or (holder.ends_within is None and ends_within is None):
+            return
+        if ends_within is None:
+            ends_within = holder.ends_within or 0.0
+            _log.info(
+                "the last node on this storage folder is ending; waiting for it",
+                address=holder.address,
+                pid=holder.pid,
+                at_most=ends_within,
+            )
+        if time.monotonic() - started > ends_within:
+            raise holder
+        time.sleep(ENDING_POLL_SECONDS)
 
 
 def _open_store(settings: Settings) -> Store:
@@ -90,6 +127,7 @@ def _open_store(settings: Settings) -> Store:
 
 def _build(
     own: ReportedAddress,
+    lock: StorageLock,
     store: Store,
     master: Master,
     times: ScrubTimes,
@@ -128,7 +166,9 @@ def _build(
         "eviction": evictor.run,
         "scrub": scrubber.run,
     }
-    return Services(own, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks)
+    return Services(
+        own, lock, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks
+    )
 
 
 def _limits_of(store: Store) -> Callable[[Settings], None]:

@@ -45,7 +45,7 @@ def test_a_second_node_is_refused_until_the_first_has_ended(folder, address):
         lock.acquire(address, "n")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"{}", b'{"address": 1, "pid": "x"}'])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"{}", b'{"address": 1, "pid": "x", "ends_within": "x"}'])
 def test_a_holder_that_has_not_written_its_address_is_another_process(folder, data):
     with StorageLock(folder) as lock, StorageLock(folder) as other:
         lock.acquire("a:1", "n")
@@ -53,6 +53,24 @@ def test_a_holder_that_has_not_written_its_address_is_another_process(folder, da
         with pytest.raises(StorageTaken) as caught:
             other.acquire("a:1", "n")
         assert str(caught.value) == f"the storage folder {folder} is in use by another process{ADVICE}"
+
+
+def test_a_holder_tells_how_long_its_end_takes(folder):
+    with StorageLock(folder) as lock, StorageLock(folder) as other:
+        with pytest.raises(FileNotFoundError):
+            other.find_holder()
+        lock.acquire("a:1", "n")
+        for seconds in (None, 40.0, 10.0):
+            if seconds is not None:
+                lock.set_ending(seconds)
+            found = other.find_holder()
+            assert (found.address, found.pid, found.ends_within) == ("a:1", os.getpid(), seconds)
+        lock.release()
+        lock.set_ending(5.0)
+        assert other.find_holder() is None
+        assert (folder / "node.lock").read_bytes() == b""
+        other.acquire("b:1", "n")
+        assert lock.find_holder().ends_within is None
 
 
 def test_a_released_lock_can_be_taken_under_another_address(folder):

@@ -40,11 +40,13 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
     """
     passed = _passed(environ)
     made: Path | None = None
+    created: tuple[int, int] | None = None
     if passed:
         sockets = passed
     elif settings.unix_socket is not None:
         made = settings.unix_socket
         sockets = [_listen_unix(made)]
+        created = _identity(made)
     else:
         sockets = listen_tcp(settings.host, settings.port)
     try:
@@ -52,7 +54,8 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
     finally:
         for each in sockets:
             each.close()
-        if made is not None:
+        # Unless the next process on this storage folder has replaced it.
+        if made is not None and _identity(made) == created:
             made.unlink(missing_ok=True)
 
 
@@ -158,6 +161,15 @@ def _listen_unix(path: Path) -> socket.socket:
         made.close()
         raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from error
     return made
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from others with its name; None without it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns  # the number alone may be used again at once
 
 
 def _remove_stale(path: Path) -> None:

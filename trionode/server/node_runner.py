@@ -12,12 +12,13 @@ import structlog
 import trio
 from hypercorn.utils import LifespanFailureError
 
-from store import StoreError
+from store import StorageTaken, StoreError
 
 from ..errors import SettingError
 from ..live_settings import LiveSettings
 from ..logs import set_level
 from ..node import Node
+from ..services import wait_for_ending_node
 from ..web.app import NodeApp
 from .hypercorn import ConnectionLimits, install
 from .hypercorn.control import ControlServer
@@ -59,6 +60,14 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> int:
     except (OSError, ssl.SSLError) as error:
         print(f"cannot use {settings.certfile} with {settings.keyfile}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    try:
+        # It still listens on the port.
+        wait_for_ending_node(settings.storage_path)
+    except StorageTaken as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_OK
     try:
         with listening(settings, os.environ) as sockets:
             return _NodeServer(LiveSettings(settings, read)).run(sockets)

@@ -16,7 +16,8 @@ from tests.support.nodes import BIN, OurNode, digest_of, run_serve
 from tests.support.packages import make_documents, make_package
 from tests.support.processes import ROOT, free_port
 from tests.support.waiting import eventually
-from trionode.server.listeners import CannotListen, listen_tcp
+from trionode.server.listeners import CannotListen, listen_tcp, listening
+from trionode.settings import load_settings
 
 if TYPE_CHECKING:
     from tests.fakes.running import FakeFactory, RunningMaster
@@ -125,6 +126,21 @@ async def test_a_unix_socket(master: RunningMaster, big: Package, start_node: St
     assert done.returncode == 2
     assert "is not a socket" in done.stderr
     assert path.read_text() == "not a socket"
+
+
+def test_a_unix_socket_that_another_process_has_replaced_is_left(tmp_path: Path):
+    path = tmp_path / "node.sock"
+    settings = load_settings({"unix_socket": path}, {})
+    with listening(settings, {}):
+        path.unlink()
+        with stdlib_socket.socket(stdlib_socket.AF_UNIX) as other:
+            other.bind(str(path))
+            inode = path.stat().st_ino
+    assert path.stat().st_ino == inode
+    path.unlink()
+    with listening(settings, {}):
+        path.unlink()
+    assert not path.exists()
 
 
 PASS_A_SOCKET = """
