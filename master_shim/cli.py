@@ -6,6 +6,8 @@ Imports at the top are light, so that `--help` and usage errors are quick: the s
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
@@ -25,6 +27,8 @@ WRONG_USAGE = 2
 """Exit status if the command cannot start."""
 NOT_RUNNING = 3
 """Exit status if no master answers."""
+UNREAD = 128 + signal.SIGPIPE
+"""Exit status if whoever read the output has left, as `head` does: what a shell reports for other programs then."""
 
 
 def _version() -> str:
@@ -107,8 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     replace_unencodable()
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         status = _refuse(f"{error} (see master-shim --help)")
+    except BrokenPipeError:
+        # Whoever read the output has left. What is in the buffer would raise again at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = UNREAD
     sys.exit(status)
 
 

@@ -7,16 +7,34 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-    from typing import Any
+    from typing import Any, TextIO
 
 _level = logging.getLogger("trionode")
 _LEVELS = logging.getLevelNamesMapping() | {"EXCEPTION": logging.ERROR}
+
+
+class _StandardError:
+    """Standard error as it is for the standard library's logging: a line that cannot be written is lost.
+
+    Its reader has left, or its disk is full: the code that logs must not fail for that.
+    """
+
+    def write(self, text: str) -> None:
+        """Write some text."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(level: str) -> None:
@@ -42,7 +60,7 @@ def configure_logs(level: str) -> None:
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 

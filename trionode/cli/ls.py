@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from master_shim.protocol import one_line
 from store import age_of
 
 from . import exits
+from .output import StandardOutput
 from .storage import SHORT, AsJson, Config, StoragePath, ask_node, open_storage, print_json, settings_of
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def shared_bytes(store: Store) -> dict[Digest, int]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    console = Console()
+    console = StandardOutput()
     if not console.is_terminal:  # a file or a pipe has no width
-        console = Console(width=PIPE_COLUMNS)
+        console = StandardOutput(width=PIPE_COLUMNS)
     if report["versions"]:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("version", "meeting", "title", "state", "size", "shared", "last served", "pinned", "being sent"):

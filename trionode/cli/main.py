@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replace_unencodable()
     try:
         # Help and version return nothing.
-        return cli(arguments) or exits.OK
+        status = cli(arguments) or exits.OK
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would raise again at the end of the interpreter.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.UNREAD
     except Exception as error:  # noqa: BLE001 - `explain` raises bugs again
         from .explain import explain
 
         sentence, status = explain(error)
         print(f"trionode: {sentence}", file=sys.stderr)
-        return status
+    return status

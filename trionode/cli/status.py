@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from master_shim.protocol import one_line
 
 from . import exits
 from .node_client import node_at, node_of
+from .output import StandardOutput
 from .storage import SHORT, AsJson, Config, StoragePath, print_json, settings_of
 
 MAX_SHOWN_CHARS = 1_000
@@ -42,7 +42,7 @@ def status(
 
 
 def _print(report: dict[str, Any]) -> None:
-    console = Console()
+    console = StandardOutput()
     # Titles and reasons are untrusted: as `Text`, since rich interprets brackets in strings as styles.
     connected = Text("connected") if report["connected"] else Text("not connected", "red")
     facts = Table.grid(padding=(0, 2))

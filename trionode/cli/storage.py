@@ -63,6 +63,24 @@ def open_storage(settings: Settings) -> Store:
             f"set the folder with {STORAGE_SETTING}",
             exits.USAGE,
         )
+    return _open(settings)
+
+
+def create_storage(settings: Settings) -> Store:
+    """Open a storage folder, or create it, for a package that is stored before the node was ever started.
+
+    Raises `CommandFailed`, `PermissionError`, `StoreError`.
+    """
+    try:
+        return _open(settings)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise CommandFailed(f"{settings.storage_path} cannot be used as storage: {error}", exits.USAGE) from error
+
+
+def _open(settings: Settings) -> Store:
+    path = settings.storage_path
     return Store.open(path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
 
 

@@ -25,6 +25,7 @@ from .storage import (
     AsJson,
     Config,
     StoragePath,
+    create_storage,
     find,
     find_version,
     open_storage,
@@ -54,8 +55,9 @@ def import_package(
 ) -> int:
     """Store a package from a file for a meeting, for example before the network is up.
 
-    A running node serves it at once; if the meeting is in progress, it first asks the master for the current version,
-    and fetches only the chunks of it that the imported package does not have.
+    The storage folder is created if it does not exist. A running node serves the package at once; if the meeting is in
+    progress, it first asks the master for the current version, and fetches only the chunks of it that the imported
+    package does not have.
 
     Parameters
     ----------
@@ -71,8 +73,8 @@ def import_package(
     if reason := why_no_meeting_id(meeting):
         raise CommandFailed(f"{meeting[:80]!r} is not a valid meeting id: {reason}", exits.USAGE)
     settings = settings_of(storage_path, config)
-    with open_storage(settings) as store:
-        manifest = _store_file(store, package)
+    with _opened(package) as file, create_storage(settings) as store:
+        manifest = _store_file(store, package, file)
 
         def switch(before: Ref | None) -> Ref:
             before = before or Ref(meeting, manifest.digest, in_progress=False)
@@ -94,22 +96,24 @@ def import_package(
     return exits.OK
 
 
-def _store_file(store: Store, path: Path) -> Manifest:
+def _opened(path: Path) -> BinaryIO:
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise CommandFailed(f"{path} cannot be read: {error.strerror}", exits.USAGE) from error
-    with file:
-        # A unique name, so that a node may fill the same meeting meanwhile.
-        stream = store.begin_stream(f"import {uuid.uuid4().hex}")
-        try:
-            while data := file.read(WINDOW_BYTES):
-                stream.append(data)
-            return stream.commit()
-        except PackageRejected as error:
-            raise CommandFailed(f"{path}: {error}", exits.FAILED) from error
-        finally:
-            stream.close()
+
+
+def _store_file(store: Store, path: Path, file: BinaryIO) -> Manifest:
+    # A unique name, so that a node may fill the same meeting meanwhile.
+    stream = store.begin_stream(f"import {uuid.uuid4().hex}")
+    try:
+        while data := file.read(WINDOW_BYTES):
+            stream.append(data)
+        return stream.commit()
+    except PackageRejected as error:
+        raise CommandFailed(f"{path}: {error}", exits.FAILED) from error
+    finally:
+        stream.close()
 
 
 def export(

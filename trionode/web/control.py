@@ -12,16 +12,22 @@ if TYPE_CHECKING:
 
 SOCKET = "control.sock"
 
+MAX_PATH_BYTES = 107
+"""The longest path in the address of a socket on Linux."""
+
 CONTROL = "trionode.control"
 """The ASGI extension that marks a request on the control socket."""
 
 
 @contextmanager
 def short_path(storage: Path) -> Iterator[str]:
-    """Yield a path of the control socket that fits into a socket address (107 bytes), however deep the folder is.
+    """Yield a path of the control socket that fits into a socket address, however deep the folder is.
 
-    Raises `OSError` if the folder does not exist.
+    Raises `OSError` if the folder does not exist, or the path is too long and /proc is missing.
     """
+    if len(os.fsencode(storage / SOCKET)) <= MAX_PATH_BYTES:
+        yield os.fspath(storage / SOCKET)
+        return
     fd = os.open(storage, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -120,3 +121,20 @@ async def test_an_import_does_not_replace_what_the_master_has(
 
     await eventually(corrected, within=20)
     assert digest_of((await node.download("m1")).content) == package.digest
+
+
+def test_a_package_is_imported_before_the_node_was_ever_started(run: Run, storage: Path, package: Package):
+    shutil.rmtree(storage)
+    assert run("import", package.path.with_name("absent.zip"), "--meeting", "m1")[0] == USAGE
+    assert not storage.exists()
+    status, report = run("import", package.path, "--meeting", "m1")
+    assert (status, report["version"]) == (OK, package.digest)
+    assert [row["digest"] for row in run("ls")[1]["versions"]] == [package.digest]
+
+
+def test_a_package_cannot_be_imported_into_a_file(run: Run, storage: Path, package: Package):
+    shutil.rmtree(storage)
+    storage.write_text("a file")
+    status, report = run("import", package.path, "--meeting", "m1")
+    assert status == USAGE
+    assert f"{storage} cannot be used as storage" in report["error"]

@@ -337,3 +337,11 @@ async def test_a_disk_that_reports_that_it_is_full_or_fails(
 
 def is_python(pid: int) -> bool:
     return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+
+
+async def test_a_node_needs_no_proc(spawn: Spawner, master_url: str, package: Package, tmp_path: Path):
+    node = node_on_tmpfs(spawn, master_url, tmp_path / "storage", "100M", "mount -t tmpfs tmpfs /proc")
+    await node.until_synced("m1")
+    (meeting,) = (await node.status())["active_meetings"]
+    assert meeting["file_count"] == 7
+    assert "no control socket" not in node.process.log()

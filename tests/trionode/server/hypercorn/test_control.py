@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,7 +23,6 @@ from trionode.web.control import SOCKET, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.nodes import OurNode, Start
     from tests.support.processes import Spawner
@@ -243,3 +243,13 @@ async def test_a_control_request_leaves_the_log_of_the_server_as_it_is(tmp_path:
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 204")
         nursery.cancel_scope.cancel()
     assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+def test_the_path_of_the_socket_needs_no_proc_unless_it_is_long(tmp_path: Path):
+    with short_path(Path("storage")) as path:
+        assert path == f"storage/{SOCKET}"
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    with short_path(deep) as path:
+        assert len(path) < 50
+        assert Path(path).parent.samefile(deep)
