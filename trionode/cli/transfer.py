@@ -55,9 +55,8 @@ def import_package(
 ) -> int:
     """Store a package from a file for a meeting, for example before the network is up.
 
-    The storage folder is created if it does not exist. A running node serves the package at once; if the meeting is in
-    progress, it first asks the master for the current version, and fetches only the chunks of it that the imported
-    package does not have.
+    Creates the storage folder if needed. A running node serves the package at once; if the meeting is in progress, it
+    first asks the master for the current version, and fetches only the chunks that the imported package does not have.
 
     Parameters
     ----------
