@@ -176,7 +176,11 @@ class Contents:
             if before is not None and self.is_stored(before.digest):
                 self.refs.take(before)
             after = change(before)
-            if after is not None and after != before and not self.is_stored(after.digest):
+            # On the disk, too: another process may have removed it since the folder was read.
+            stored = after is None or (
+                self.is_stored(after.digest) and self.fs.exists(self.layout.package(after.digest))
+            )
+            if after is not None and after != before and not stored:
                 raise VersionMissing(after.digest)
             return after
 

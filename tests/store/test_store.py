@@ -192,3 +192,13 @@ def test_a_change_in_progress_is_no_difference_from_the_disk(folder):
             thread.join()
         assert len(differences) >= 4
         assert not any(differences)
+
+
+def test_a_ref_is_not_switched_to_a_version_that_another_process_has_removed(store, folder):
+    digest = fill_whole(store, package()).digest
+    with Store.open(folder) as other:
+        other.remove(digest)
+    with pytest.raises(VersionMissing):
+        store.change_ref("m", lambda _: Ref("m", digest))
+    assert store.ref("m") is None
+    assert names(folder, "meetings") == []

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 MIN_INTERVAL_SECONDS = 0.2
 """Shortest interval: one heartbeat reports twenty meetings that become current together."""
 
+BUSY_FACTOR = 4
+"""The pause after a heartbeat in units of its duration, up to `LONGEST_PAUSE_SECONDS`. A heartbeat lists all meetings:
+while thousands of them become current, node and master would be busy with nothing else."""
+
+LONGEST_PAUSE_SECONDS = 2.0
+"""Shorter than the 5 s between two looks of the deployed master's start gate."""
+
 MAX_INTERVAL_SECONDS = 10.0
 """Longest interval, even if the master requests a longer one: a deployed master drops a node after 30 s."""
 
@@ -82,6 +89,7 @@ class HeartbeatSender:
         failures = 0
         registered = False
         while True:
+            began = trio.current_time()
             try:
                 if not registered:
                     await self._find_address()
@@ -101,8 +109,9 @@ class HeartbeatSender:
                 continue
             failures = 0
             self._take_answer(beat, answer)
-            await trio.sleep(MIN_INTERVAL_SECONDS)
-            with trio.move_on_after(interval_seconds(answer) - MIN_INTERVAL_SECONDS):
+            pause = pause_seconds(trio.current_time() - began)
+            await trio.sleep(pause)
+            with trio.move_on_after(max(0.0, interval_seconds(answer) - pause)):
                 await self._due.wait()
 
     async def _find_address(self) -> None:
@@ -157,6 +166,11 @@ class HeartbeatSender:
             await self._master.unregister(self._own.registration.node_id)
         except NodeError as error:
             _log.info("the node could not be unregistered", why=str(error))
+
+
+def pause_seconds(duration: float) -> float:
+    """Return the shortest time to the next heartbeat after one that took `duration`."""
+    return min(max(MIN_INTERVAL_SECONDS, BUSY_FACTOR * duration), LONGEST_PAUSE_SECONDS)
 
 
 def interval_seconds(answer: HeartbeatAnswer) -> float:

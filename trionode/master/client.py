@@ -48,7 +48,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 8 << 20
 """Size limit of any other small answer; a thousand meetings with long titles are a tenth of it."""
 
-CONNECTIONS = 16
+CONNECTIONS = 32
 API = "/api/v1"
 
 _log = structlog.get_logger("trionode.master")
@@ -75,7 +75,7 @@ class Master:
         return httpx.AsyncClient(
             base_url=self.base_url,
             timeout=httpx.Timeout(CALL_SECONDS, read=STALL_SECONDS),
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=4),
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             # A node and its master share a LAN: a proxy from the environment does not apply to them.
             trust_env=False,
             verify=self._tls,

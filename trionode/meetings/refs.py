@@ -24,7 +24,7 @@ _log = structlog.get_logger("trionode.meetings")
 
 
 class RefWriter:
-    """Writes the refs of `meetings`, those in progress by id. `folder` is brought up to date first."""
+    """Writes the refs of `meetings`, those in progress by id. `folder` is brought up to date before all are listed."""
 
     def __init__(self, store: Store, meetings: Mapping[str, Meeting], folder: FolderWatch) -> None:
         self._store = store
@@ -105,7 +105,6 @@ class RefWriter:
                 with suppress(VersionMissing):
                     self._store.lease(left).close()
 
-        await self._folder.refresh()
         async with self._lock:
             await trio.to_thread.run_sync(switch)
         return done

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ..upkeep.folder_watch import FolderWatch
     from ..upkeep.repair import Repairer
 
+CHECKS_AT_ONCE = 12
+"""With at most two requests each, heartbeats and polls always find one of the master's `CONNECTIONS` free."""
+
 _log = structlog.get_logger("trionode.meetings")
 
 
@@ -64,6 +67,7 @@ class Meetings:
         self._manifest_fetcher = ManifestFetcher(store, master, rng, make_room)
         self._stream_fetcher = StreamFetcher(store, master, make_room)
         self._last_poll: LastPoll | None = None
+        self._slots = trio.CapacityLimiter(CHECKS_AT_ONCE)
         self._check_requested = AutoResetEvent()
         folder.subscribe(self._invalidate_switched)
         repairer.subscribe(self._invalidate_version)
@@ -160,10 +164,12 @@ class Meetings:
         check: Check | None = None
         try:
             while meeting.state is not MeetingState.ENDED and meeting.pending_check is not None:
-                check, meeting.pending_check = meeting.pending_check, None
                 meeting.check_due = AutoResetEvent()
                 meeting.checking = True
-                if not await self._check_once(meeting, check):
+                async with self._slots:
+                    check, meeting.pending_check = meeting.pending_check, None
+                    done = await self._check_once(meeting, check)
+                if not done:
                     meeting.failures += 1
                     meeting.checking = False
                     with trio.move_on_after(meeting.retry_seconds(self._rng.random())):
@@ -205,7 +211,9 @@ class Meetings:
                 raise
             await self._check_legacy(meeting, check, known)
             return
-        if manifest is not None and not await self._repairer.ensure(manifest.digest):
+        if manifest is not None and not (
+            self._store.holds(manifest.digest) and await self._repairer.ensure(manifest.digest)
+        ):
             await self._fill(meeting, manifest)
         current = manifest.digest if manifest is not None else known
         assert current is not None, "only a request that names a version can be answered 304"
@@ -252,10 +260,7 @@ class Meetings:
         return manifest
 
     async def _confirm(self, meeting: Meeting, digest: Digest, token: str = "") -> None:
-        """Switch the meeting to `digest`, and only then advertise it. One invalidated meanwhile is checked again.
-
-        `token` is the one under which a legacy master was found to have this version.
-        """
+        """Switch the meeting to `digest`, found under a legacy master's `token`, and only then advertise it."""
         if not await self._repairer.ensure(digest):
             raise FillFailed("the stored package is damaged and cannot be repaired now")
         if not await self._refs.switch(meeting, digest, token):

@@ -21,10 +21,12 @@ from trionode.heartbeat.builder import HeartbeatBuilder
 from trionode.heartbeat.sender import (
     LAST_BEAT_SECONDS,
     LEAVE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
     MAX_INTERVAL_SECONDS,
     MIN_INTERVAL_SECONDS,
     HeartbeatSender,
     interval_seconds,
+    pause_seconds,
 )
 from trionode.lifecycle import Lifecycle, NodeEvent
 from trionode.master.responses import MeetingList
@@ -54,6 +56,13 @@ if TYPE_CHECKING:
 )
 def test_the_interval_that_a_master_asks_for_is_bounded(requested: float | None, seconds: float):
     assert interval_seconds(HeartbeatAnswer(next_seconds=requested)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"), [(0.01, MIN_INTERVAL_SECONDS), (0.3, 1.2), (5.0, LONGEST_PAUSE_SECONDS)]
+)
+def test_the_pause_after_a_heartbeat_grows_with_its_duration(duration: float, seconds: float):
+    assert pause_seconds(duration) == pytest.approx(seconds)
 
 
 class RecordingMaster:

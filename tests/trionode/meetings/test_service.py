@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +26,17 @@ from tests.support.waiting import eventually
 from trionode.backoff import FIRST_RETRY_SECONDS
 from trionode.errors import MeetingUnknown, OriginError
 from trionode.events import AutoResetEvent
+from trionode.master.client import CONNECTIONS
 from trionode.master.responses import MeetingList
 from trionode.meetings.poll_plan import Check
-from trionode.meetings.service import Meetings
+from trionode.meetings.service import CHECKS_AT_ONCE, Meetings
 from trionode.meetings.states import MeetingState
 from trionode.upkeep.eviction import Evictor
 from trionode.upkeep.folder_watch import FolderWatch
 from trionode.upkeep.repair import Repairer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from store import Digest, Manifest
@@ -308,3 +309,56 @@ async def test_the_end_of_the_checks_ends_fills_for_those_that_follow(tmp_path: 
         assert not fill.finished
     assert fill.finished
     assert str(fill.error) == "the package could not be fetched: the node is stopping"
+
+
+class CountingStore(Store):
+    """A store that counts how often it is compared with the folder."""
+
+    compared = 0
+
+    def differs_from_disk(self) -> bool:
+        self.compared += 1
+        return super().differs_from_disk()
+
+
+class CountingMaster(HoldingMaster):
+    """A master that counts its calls in progress."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.most = 0
+
+    async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        with self._counted():
+            return await super().manifest(meeting_id, known)
+
+    async def fetch_range(self, digest: str, start: int, stop: int) -> bytes:
+        with self._counted():
+            return await super().fetch_range(digest, start, stop)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.calls += 1
+        self.most = max(self.most, self.calls)
+        try:
+            yield
+        finally:
+            self.calls -= 1
+
+
+async def test_many_meetings_leave_connections_free_and_have_the_storage_compared_once(tmp_path: Path):
+    store, master, count = CountingStore.open(tmp_path / "storage"), CountingMaster(), 40
+    for number in range(count):
+        package = make_package(tmp_path / f"{number}.zip", make_documents(1, 10_000 + number), level=0)
+        master.offer(f"m{number}", package.path)
+    async with running_meetings(store, master) as running:
+        await running.poller.poll()
+        await eventually(lambda: len(running.meetings.fills()) == CHECKS_AT_ONCE)
+        compared = store.compared
+        for held in master.let_go.values():
+            held.set()
+        for number in range(count):
+            await running.until_current(f"m{number}")
+        assert 2 * CHECKS_AT_ONCE < CONNECTIONS
+        assert master.most <= CHECKS_AT_ONCE
+        assert store.compared == compared
