@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class AnyLoop:
     """An ASGI application that runs on Trio under a server on asyncio or Trio.
 
-    `make` builds it at the first call from the name of the server's library ("asyncio" or "trio").
+    `make` builds it at the first call.
     """
 
-    def __init__(self, make: Callable[[str], Application]) -> None:
+    def __init__(self, make: Callable[[], Application]) -> None:
         self._make = make
         self._app: Application | None = None
         self._guest: _Guest | None = None
@@ -37,7 +37,7 @@ class AnyLoop:
         """Serve one ASGI scope."""
         library = sniffio.current_async_library()
         if self._app is None:
-            self._app = self._make(library)
+            self._app = self._make()
         if library != "asyncio":
             await self._app(scope, receive, send)
             return

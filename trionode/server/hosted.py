@@ -55,15 +55,14 @@ def create_app(settings: Settings | None = None) -> NodeApp:
     return NodeApp(Node(LiveSettings(current, _load)), ControlServer)
 
 
-def make_app(library: str) -> NodeApp:
+def make_app() -> NodeApp:
     """Set up the process (logs, the limit of open files, Hypercorn) and return the application."""
     settings = LiveSettings(_load(), _load)
     configure_logs(settings.current.log_level)
     settings.subscribe(lambda current: set_level(current.log_level))
     raise_open_files()
-    limits = ConnectionLimits() if library == "trio" else None
-    if limits is not None:
-        settings.subscribe(limits.configure)
+    limits = ConnectionLimits()
+    settings.subscribe(limits.configure)
     install(limits)
     node = Node(settings)
     app = NodeApp(node, ControlServer)

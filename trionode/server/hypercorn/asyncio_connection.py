@@ -5,23 +5,79 @@ The worker itself remains Hypercorn's: without zero-copy, and without a minimum 
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from hypercorn.asyncio.tcp_server import TCPServer
+import structlog
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.events import Closed
+
+from .limits import WARN_SECONDS
+from .refusal import LINGER_SECONDS, REFUSAL
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
 
     from hypercorn.events import Event
 
+    from .limits import ConnectionLimits
+
+
+ACCEPT_FAILED = "socket.accept() out of system resource"
+"""How asyncio reports that no file can be opened for a connection. It tries again after a second."""
+
+_log = structlog.get_logger("trionode.server")
+
+
+def log_failed_accepts_once_a_minute(loop: asyncio.AbstractEventLoop) -> None:
+    """Log one line for connections that cannot be accepted; asyncio logs a traceback for each.
+
+    It accepts a hundred connections before the first of them can be refused, and so may reach the limit of open files.
+    """
+    earlier = loop.get_exception_handler()
+    warned_at = -inf
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal warned_at
+        if context["message"] != ACCEPT_FAILED:
+            (earlier or type(loop).default_exception_handler)(loop, context)
+        elif loop.time() - warned_at >= WARN_SECONDS:
+            warned_at = loop.time()
+            _log.warning("new connections have to wait: no more files can be opened", why=str(context["exception"]))
+
+    loop.set_exception_handler(handle)
+
 
 class AsyncioConnection(TCPServer):
     """One client's connection."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any) -> None:
         super().__init__(*args)
+        self._limits = limits
         self.reader = _ReaderToTheEnd(self.reader, self.writer)  # type: ignore[assignment]
+
+    async def run(self) -> None:
+        """Serve the connection, or refuse it if there are too many."""
+        if not self._limits.try_open():
+            await self._refuse()
+            return
+        try:
+            await super().run()
+        finally:
+            self._limits.close()
+
+    async def _refuse(self) -> None:
+        """Answer 503 without reading the request. With TLS only close the connection."""
+        with suppress(ConnectionError, TimeoutError), self._limits.lingering() as lingers:
+            if self.writer.can_write_eof():
+                self.writer.write(REFUSAL)
+                self.writer.write_eof()
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while lingers and await self.reader.read(MAX_RECV):
+                        pass
+        self.writer.transport.abort()
 
     async def protocol_send(self, event: Event) -> None:
         """Send as the base class does, but close only the sending side while the client may send more.

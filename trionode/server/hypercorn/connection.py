@@ -21,6 +21,7 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
 from ...delivery.send import ZERO_COPY
 from .idle import IdleTask
+from .refusal import LINGER_SECONDS, REFUSAL
 from .sendfile import send_bytes, send_copied, send_file
 from .tls_transport import MinRateTransport
 
@@ -43,17 +44,8 @@ MIN_PIECE_BYTES = 64 << 10
 PIECES_BYTES = 24 << 20
 """Memory for the pieces of all connections, as long as they are larger than `MIN_PIECE_BYTES`."""
 
-REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\nConnection: close\r\n"
-    b"Access-Control-Allow-Origin: *\r\nContent-Type: application/json\r\nContent-Length: 37\r\n\r\n"
-    b'{"detail":"Too many connections now"}'
-)
-"""The answer on a connection over the limit. A tablet continues at the next node, as after a closed connection; but a
-proxy or a browser would retry a closed connection at once."""
-
-LINGER_SECONDS = 1.0
-"""Time for a refused client to read the answer: closing with its request unread would make TCP discard the answer."""
-
+CLOSE_SECONDS = 1.0
+"""Time limit of closing an idle connection."""
 
 _log = structlog.get_logger("trionode.server")
 
@@ -99,10 +91,10 @@ class Connection(TCPServer):
         try:
             # Not with TLS, where the handshake is the largest cost.
             if isinstance(stream, trio.SocketStream):
-                with trio.move_on_after(LINGER_SECONDS):
+                with trio.move_on_after(LINGER_SECONDS), self._limits.lingering() as lingers:
                     await stream.send_all(REFUSAL)
                     await stream.send_eof()
-                    while await stream.receive_some(MAX_RECV):
+                    while lingers and await stream.receive_some(MAX_RECV):
                         pass
         except trio.BrokenResourceError:
             pass  # the client has closed it
@@ -210,7 +202,7 @@ class Connection(TCPServer):
 
     async def _close_idle(self) -> None:
         """Close the connection as the base class does, with a time limit."""
-        with trio.move_on_after(LINGER_SECONDS, shield=True):
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._initiate_server_close()
 
     async def protocol_send(self, event: Event) -> None:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import resource
+import time
+from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING
+
+import structlog
 
 from .min_data_rate import MinDataRate
 from .sendfile import SendTurns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ...settings import Settings
 
 RESERVED_FILES = 256
 """Open files that are not connections of clients: packages, fills, connections to the master, libraries."""
+
+MAX_LINGERING = 64
+"""Refused connections that are kept until the client has read the answer. Each holds one of the reserved files."""
+
+WARN_SECONDS = 60.0
+"""Between two lines of log about refused connections."""
+
+_log = structlog.get_logger("trionode.server")
 
 
 class ConnectionLimits:
@@ -22,6 +37,8 @@ class ConnectionLimits:
     """
 
     def __init__(self) -> None:
+        self._lingering = 0
+        self._warned_at = -inf
         self.max_connections = _files_for_connections()
         self.min_data_rate = MinDataRate()
         self.turns = SendTurns()
@@ -37,6 +54,9 @@ class ConnectionLimits:
     def try_open(self) -> bool:
         """Count a new connection. Return False, without counting it, if there are too many."""
         if self.max_connections and self.open_connections >= self.max_connections:
+            if time.monotonic() - self._warned_at >= WARN_SECONDS:
+                self._warned_at = time.monotonic()
+                _log.warning("new connections are refused, with 503: too many are open", limit=self.max_connections)
             return False
         self.open_connections += 1
         return True
@@ -44,6 +64,15 @@ class ConnectionLimits:
     def close(self) -> None:
         """Count the end of a connection."""
         self.open_connections -= 1
+
+    @contextmanager
+    def lingering(self) -> Iterator[bool]:
+        """Count a refused connection. The value is whether it may be kept until the client has read the answer."""
+        self._lingering += 1
+        try:
+            yield self._lingering <= MAX_LINGERING
+        finally:
+            self._lingering -= 1
 
     def begin_request(self) -> None:
         """Count a request."""

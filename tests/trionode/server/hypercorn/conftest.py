@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import hypercorn.asyncio.run
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.trio.run
 import pytest
+from hypercorn.asyncio.tcp_server import TCPServer as AsyncioTCPServer
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
@@ -42,6 +44,7 @@ def limits() -> Iterator[ConnectionLimits]:
     made = ConnectionLimits()
     assert install(made)
     yield made
+    hypercorn.asyncio.run.TCPServer = AsyncioTCPServer  # type: ignore[attr-defined]
     hypercorn.trio.run.TCPServer = TCPServer  # type: ignore[attr-defined]
     hypercorn.protocol.H2Protocol = H2Protocol  # type: ignore[attr-defined]
     hypercorn.protocol.H11Protocol = H11Protocol  # type: ignore[attr-defined]

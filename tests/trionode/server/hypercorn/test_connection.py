@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tests.support.waiting import eventually
 from tests.support.worker import LAST_REQUEST, exchange, read_all, serving
 from trionode.delivery.send import ZERO_COPY
-from trionode.server.hypercorn.connection import REFUSAL
+from trionode.server.hypercorn.refusal import REFUSAL
 from trionode.server.hypercorn.sendfile import FREE_BYTES
 
 if TYPE_CHECKING:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import resource
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
-from trionode.server.hypercorn.limits import RESERVED_FILES, ConnectionLimits
+from trionode.server.hypercorn.limits import MAX_LINGERING, RESERVED_FILES, WARN_SECONDS, ConnectionLimits
 from trionode.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,3 +63,26 @@ def test_a_lower_limit_keeps_open_connections():
     assert limits.open_connections == 3
     limits.close()
     assert not limits.try_open()
+
+
+def test_refused_connections_are_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch):
+    limits = ConnectionLimits()
+    limits.max_connections = 1
+    assert limits.try_open()
+    with capture_logs() as lines:
+        assert not any(limits.try_open() for _ in range(3))
+        assert [(line["log_level"], line["limit"]) for line in lines] == [("warning", 1)]
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + WARN_SECONDS)
+        assert not any(limits.try_open() for _ in range(3))
+        assert len(lines) == 2
+
+
+def test_refused_connections_beyond_a_number_are_not_kept():
+    limits = ConnectionLimits()
+    with ExitStack() as stack:
+        assert all(stack.enter_context(limits.lingering()) for _ in range(MAX_LINGERING))
+        with limits.lingering() as lingers:
+            assert not lingers
+    with limits.lingering() as lingers:
+        assert lingers
