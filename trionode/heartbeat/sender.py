@@ -9,7 +9,7 @@ import trio
 
 from master_shim.protocol import HEARTBEAT_SECONDS, one_line
 
-from ..backoff import retry_seconds
+from ..backoff import Reminder, retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class HeartbeatSender:
 
     async def _send_forever(self) -> None:
         failures = 0
+        reminder = Reminder()
         registered = False
         while True:
             began = trio.current_time()
@@ -100,7 +101,7 @@ class HeartbeatSender:
             except (OriginUnreachable, OriginError) as error:
                 self.connected = registered = False
                 failures += 1
-                if failures == 1:
+                if reminder.due(trio.current_time()):
                     _log.warning("the master did not answer a heartbeat", why=str(error))
                 await trio.sleep(MIN_INTERVAL_SECONDS)
                 with trio.move_on_after(retry_seconds(failures, self._rng.random(), longest=HEARTBEAT_SECONDS)):
@@ -108,6 +109,7 @@ class HeartbeatSender:
                     await self._poller.answered.wait()
                 continue
             failures = 0
+            reminder.reset()
             self._take_answer(beat, answer)
             pause = pause_seconds(trio.current_time() - began)
             await trio.sleep(pause)

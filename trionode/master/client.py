@@ -21,6 +21,7 @@ from store import InvalidManifest, Manifest
 
 from ..errors import MeetingUnknown, OriginError, OriginUnreachable, VersionGone
 from .responses import (
+    API,
     MeetingList,
     decode,
     expect_status,
@@ -49,7 +50,6 @@ MAX_ANSWER_BYTES = 8 << 20
 """Size limit of any other small answer; a thousand meetings with long titles are a tenth of it."""
 
 CONNECTIONS = 32
-API = "/api/v1"
 
 _log = structlog.get_logger("trionode.master")
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     import httpx
 
+API = "/api/v1"
+"""The path of every route of a master, after that of its base URL."""
+
 MAX_DETAIL_BYTES = 64 << 10
 """Size limit of the body of an error answer."""
 
@@ -38,11 +41,25 @@ class MeetingList:
 
 
 async def expect_status(response: httpx.Response, status: int) -> None:
-    """Raise `OriginError` with the master's reason unless the answer has this status."""
-    if response.status_code != status:
-        what = f"{response.request.method} {response.request.url.path} was answered {response.status_code}"
-        detail = await _detail(response)
-        raise OriginError(f"{what}: {detail}" if detail else what, response.status_code)
+    """Raise `OriginError` unless the answer has this status and is no web page, with what came instead."""
+    page = response.headers.get("Content-Type", "").lower().startswith("text/html")
+    if response.status_code == status and not page:
+        return
+    url = response.request.url.copy_with(userinfo=b"")  # a password belongs in no message
+    what = f"{response.request.method} {url} was answered {response.status_code}"
+    location = protocol.one_line(response.headers.get("Location", ""), MAX_DETAIL_CHARS)
+    path = url.path.rpartition(f"{API}/")[0]
+    if location:
+        what += f", a redirect to {location}: is main_server right?"
+    elif page and response.status_code >= 500:
+        what += " with a web page, as a proxy does while the master is away"
+    elif page:
+        what += " with a web page instead of a master's answer: is main_server right?"
+    elif detail := await _detail(response):
+        what += f": {detail}"
+    if response.status_code == 404 and path:
+        what += f"; main_server has the path {path!r}, to which {API} is added: is it right?"
+    raise OriginError(what, response.status_code)
 
 
 async def _detail(response: httpx.Response) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from ..backoff import retry_seconds
+from ..backoff import Reminder, retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable
 from ..events import AutoResetEvent, Broadcast
 
@@ -111,6 +111,7 @@ class Poller:
         A poll costs the master little, and the first answered one shows that it is back.
         """
         failures = 0
+        reminder = Reminder()
         full_at = trio.current_time() + self._sync_interval
         while True:
             full = trio.current_time() >= full_at
@@ -118,13 +119,14 @@ class Poller:
                 await self.poll(full=full)
             except (OriginUnreachable, OriginError) as error:
                 failures += 1
-                if failures == 1:
+                if reminder.due(trio.current_time()):
                     _log.warning("the master does not answer; stored packages are served meanwhile", why=str(error))
                 wait = retry_seconds(failures, self._rng.random(), longest=POLL_SECONDS)
             else:
                 if failures:
                     _log.info("the master answers again", after_failures=failures)
                 failures = 0
+                reminder.reset()
                 if full:
                     full_at = trio.current_time() + self._sync_interval
                 # Jitter, so that nodes started together do not poll together for ever.

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from master_shim.protocol import NO_TOKEN, Heartbeat, HeartbeatAnswer
 from tests.support.meetings import UnchangedFolder, no_room
 from tests.support.memory_store import MemoryStore
+from trionode.backoff import REMIND_SECONDS
 from trionode.delivery.admission import Downloads
 from trionode.delivery.tickets import Tickets
-from trionode.errors import OriginUnreachable
+from trionode.errors import OriginError, OriginUnreachable
 from trionode.events import AutoResetEvent
 from trionode.heartbeat.address import ReportedAddress
 from trionode.heartbeat.builder import HeartbeatBuilder
@@ -31,6 +33,21 @@ if TYPE_CHECKING:
 
     from master_shim.protocol import Registration
     from store import Digest, Manifest
+
+
+class WrongMaster:
+    """A server that is not a master."""
+
+    async def poll(self) -> MeetingList:
+        await trio.lowlevel.checkpoint()
+        raise OriginError("it is a web page")
+
+
+async def test_a_failure_that_lasts_is_logged_again_every_few_minutes(autojump_clock: trio.testing.MockClock):
+    poller = Poller(WrongMaster(), None, 300.0, Random(1))  # type: ignore[arg-type]
+    with capture_logs() as lines, trio.move_on_after(2 * REMIND_SECONDS + 60):
+        await poller.run()
+    assert [line["why"] for line in lines] == ["the master's answer cannot be used: it is a web page"] * 3
 
 
 class Master:
