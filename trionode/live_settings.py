@@ -1,4 +1,4 @@
-"""The settings in force, and the subscribers that a reload calls."""
+"""The settings in force, the subscribers that a reload calls, and warnings of what is given and has no effect."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from .settings import SPECS
+from .settings import SPECS, Settings, unknown_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from .settings import Settings
+    from collections.abc import Callable, Iterator, Mapping
 
 _log = structlog.get_logger("trionode.settings")
 
@@ -65,3 +63,19 @@ class LiveSettings:
             message = "setting changed" if name in changed else "setting differs and needs a restart"
             _log.info(message, setting=name, before=getattr(old, name), now=getattr(new, name))
         return Reloaded(changed, tuple(name for name in differing if name not in changed))
+
+
+def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
+    """Log the variables `TRIONODE_*` that set nothing."""
+    for name, similar in unknown_variables(environ).items():
+        advice = f"did you mean {similar}?" if similar else "see trionode serve --help for all variables"
+        _log.warning("unknown environment variable; it sets nothing", variable=name, advice=advice)
+
+
+def warn_of_unused(settings: Settings, instead: Mapping[str, str]) -> None:
+    """Log the settings among `instead` that are not the default: they have no effect. The values say what counts."""
+    default = Settings()
+    for name, used in instead.items():
+        value = getattr(settings, name)
+        if value != getattr(default, name):
+            _log.warning("setting without effect here", setting=name, value=str(value), instead=used)

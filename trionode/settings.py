@@ -5,15 +5,12 @@ Precedence: flag, environment variable, config file. Nothing is read when this m
 
 from __future__ import annotations
 
-import codecs
 import os
-import re
-import tomllib
-import unicodedata
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config_file import InvalidFile, lookalike, read_toml
 from .errors import SettingError
 from .parsing import (
     ADDRESS,
@@ -203,10 +200,10 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     found: dict[str, tuple[object, str]] = {}
-    if config is None and environ.get(CONFIG_VARIABLE):
-        config = Path(environ[CONFIG_VARIABLE])
     if config is not None:
-        found.update({name: (value, str(config)) for name, value in _read_toml(config).items()})
+        found = _read_file(config, "--config")
+    elif environ.get(CONFIG_VARIABLE):
+        found = _read_file(Path(environ[CONFIG_VARIABLE]), f"environment variable {CONFIG_VARIABLE}")
     for name, spec in SPECS.items():
         # An empty variable, as in unit files and compose files, counts as not set.
         if environ.get(spec.variable):
@@ -220,69 +217,48 @@ def load_settings(
     return settings
 
 
-def _read_toml(path: Path) -> dict[str, object]:
+def _read_file(path: Path, named_by: str) -> dict[str, tuple[object, str]]:
+    """Return the settings of a TOML file with their source."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise SettingError("config", path, "a TOML file that exists", "--config") from None
-    except OSError as error:
-        raise SettingError("config", path, f"a readable TOML file ({error})", "--config") from error
-    try:
-        table = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError("config", path, f"a TOML file in UTF-8; {_why_not_toml(data, error)}", "--config") from error
+        table = read_toml(path)
+    except InvalidFile as error:
+        raise SettingError("config", path, str(error), named_by) from error
     for name, value in table.items():
         if name not in SPECS:
             raise SettingError(name, value, _known_setting(name, value), str(path))
         if SPECS[name].parse is parse_path and isinstance(value, str):
             table[name] = os.fsdecode(value.encode())  # UTF-8 as in the file, whatever the locale
-    return table
-
-
-def _why_not_toml(data: bytes, error: ValueError) -> str:
-    """Return a sentence about the mistake in a file that `tomllib` or the decoder refuses with `error`."""
-    if data.startswith(codecs.BOM_UTF8):
-        return "this one begins with a byte order mark (BOM): save it as UTF-8 without BOM"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        return "this one is UTF-16, which some editors call Unicode: save it as UTF-8"
-    if isinstance(error, UnicodeDecodeError):
-        line = data.count(b"\n", 0, error.start) + 1
-        try:
-            data.decode("gb18030")
-        except UnicodeDecodeError:
-            return f"line {line} of this one is in another encoding: save it as UTF-8"
-        return f"line {line} of this one is in another encoding, probably GBK: save it as UTF-8"
-    lines = data.decode().split("\n")
-    place = re.search(r"at line (\d+), column (\d+)", str(error))
-    line = int(place[1]) if place else len(lines)
-    before = lines[line - 1][: int(place[2]) if place else None]
-    # A correct string may contain any character.
-    lookalike = _lookalike(re.sub(r'"[^"]*"|\'[^\']*\'', "", before), colon="=")
-    return f"line {line} of this one has {lookalike}" if lookalike else f"this one is wrong: {error}"
-
-
-_QUOTES = {**dict.fromkeys("\u201c\u201d\u201e\u201f", '"'), **dict.fromkeys("\u2018\u2019\u201a\u201b", "'")}
-
-
-def _lookalike(text: str, colon: str = ":") -> str:
-    """Return what to write instead of the first full-width character or Chinese quote of `text`; "" without one."""
-    for char in text:
-        instead = _QUOTES.get(char) or unicodedata.normalize("NFKC", char)
-        if not char.isascii() and len(instead) == 1 and instead.isascii():
-            return f"{char!r} ({unicodedata.name(char)}): write {colon if instead == ':' else instead} instead"
-    return ""
+    return {name: (value, str(path)) for name, value in table.items()}
 
 
 def _known_setting(name: str, value: object) -> str:
     """Return what is allowed instead of an unknown key: the setting of a similar name, or all settings."""
-    import difflib
-
     if isinstance(value, dict):
         return f"settings without a table: remove the line [{name}]"
     # Also the names of flags and variables.
     names = {name: name for name in SPECS} | {spec.variable.lower(): name for name, spec in SPECS.items()}
-    similar = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1)
-    return f"the name of a setting; did you mean {names[similar[0]]!r}?" if similar else "one of " + ", ".join(SPECS)
+    similar = _most_similar(name.lower().replace("-", "_"), names)
+    return f"the name of a setting; did you mean {similar!r}?" if similar else "one of " + ", ".join(SPECS)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables `TRIONODE_*` that set nothing, with the most similar one that does, or ""."""
+    names = {CONFIG_VARIABLE: CONFIG_VARIABLE}
+    for name, spec in SPECS.items():
+        # The deployed node's names have no prefix.
+        spellings = (spec.variable, f"TRIONODE_{spec.variable}", f"TRIONODE_{name.upper()}")
+        names |= dict.fromkeys(spellings, spec.variable)
+    known = {*names.values()}
+    given = [name for name in environ if name.upper().startswith("TRIONODE_") and name not in known]
+    return {name: _most_similar(name.upper(), names) for name in given}
+
+
+def _most_similar(name: str, names: Mapping[str, str]) -> str:
+    """Return the value of the key of `names` that is most similar to `name`; "" if none is."""
+    import difflib
+
+    similar = difflib.get_close_matches(name, names, 1)
+    return names[similar[0]] if similar else ""
 
 
 def _parse(name: str, value: object, source: str) -> Any:
@@ -290,6 +266,6 @@ def _parse(name: str, value: object, source: str) -> Any:
     try:
         return spec.parse(value)
     except (ValueError, TypeError):
-        lookalike = _lookalike(value) if isinstance(value, str) else ""
-        allowed = f"{spec.allowed}; the value has {lookalike}" if lookalike else spec.allowed
+        found = lookalike(value) if isinstance(value, str) else ""
+        allowed = f"{spec.allowed}; the value has {found}" if found else spec.allowed
         raise SettingError(name, value, allowed, source) from None

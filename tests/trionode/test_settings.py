@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.nodes import BIN
 from trionode.errors import SettingError
-from trionode.settings import SPECS, Settings, flag_of, load_settings
+from trionode.settings import SPECS, Settings, flag_of, load_settings, unknown_variables
 
 CONTRACT = {
     "main_server": ("MAIN_SERVER_URL", "--main-server", "http://127.0.0.1:8000"),
@@ -152,35 +152,6 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, named: str):
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"\xef\xbb\xbfport = 1", "byte order mark (BOM): save it as UTF-8 without BOM"),
-        ("port = 1".encode("utf-16"), "UTF-16"),
-        ("port = 1".encode("utf-16-le"), "UTF-16"),
-        ("port = 1\n# 存储\n".encode("gbk"), "line 2 of this one is in another encoding, probably GBK"),
-        (b"port = 1\n# \xff", "line 2 of this one is in another encoding: save it as UTF-8"),
-        ("port = 1\nhost = “::1”", "line 2 of this one has '“' (LEFT DOUBLE QUOTATION MARK): write \" instead"),
-        ('host = "::1”\n', "line 1 of this one has '”' (RIGHT DOUBLE QUOTATION MARK): write \" instead"),
-        ('host = "::1”', "line 1 of this one has '”'"),
-        ("host = ‘::1’", "(LEFT SINGLE QUOTATION MARK): write ' instead"),
-        ("port：1", "line 1 of this one has '：' (FULLWIDTH COLON): write = instead"),
-        ("port ＝ 1", "(FULLWIDTH EQUALS SIGN): write = instead"),
-        ("port = ８", "(FULLWIDTH DIGIT EIGHT): write 8 instead"),
-        ("port\u3000= 1", r"'\u3000' (IDEOGRAPHIC SPACE)"),
-        ('host = "“" x  # ：', "Expected newline or end of document after a statement"),
-        ("port = 1\nport = 2", "Cannot overwrite a value"),
-    ],
-)
-def test_the_mistake_of_an_editor_is_named(tmp_path: Path, content: str | bytes, sentence: str):
-    file = tmp_path / "node.toml"
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(SettingError) as caught:
-        load_settings(environ={}, config=file)
-    assert caught.value.setting == "config"
-    assert sentence in str(caught.value)
-
-
 def test_full_width_characters_in_a_value_are_named():
     with pytest.raises(SettingError, match=r"has '：' \(FULLWIDTH COLON\): write : instead"):
         load_settings(environ={"NODE_ADDRESS": "192.168.1.21：8001"})
@@ -205,9 +176,32 @@ def test_an_unknown_key_gets_a_suggestion(tmp_path: Path, content: str, sentence
     assert sentence in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(SettingError, match=r"gone\.toml"):
-        load_settings(environ={}, config=tmp_path / "gone.toml")
+def test_the_source_of_a_file_is_named(tmp_path: Path):
+    (tmp_path / "wrong.toml").write_text("port = ")
+    for file in (tmp_path / "gone.toml", tmp_path / "wrong.toml", tmp_path):
+        with pytest.raises(SettingError, match="from --config") as caught:
+            load_settings(environ={"TRIONODE_CONFIG": "unused"}, config=file)
+        assert caught.value.value == file
+        with pytest.raises(SettingError, match="from environment variable TRIONODE_CONFIG") as caught:
+            load_settings(environ={"TRIONODE_CONFIG": str(file)})
+        assert caught.value.value == file
+
+
+@pytest.mark.parametrize(
+    ("variable", "similar"),
+    [
+        ("TRIONODE_MAX_BYTE", "TRIONODE_MAX_BYTES"),
+        ("TRIONODE_MAIN_SERVER", "MAIN_SERVER_URL"),
+        ("TRIONODE_MAIN_SERVER_URL", "MAIN_SERVER_URL"),
+        ("TRIONODE_NODE_ADRESS", "NODE_ADDRESS"),
+        ("TRIONODE_CONFIG_FILE", "TRIONODE_CONFIG"),
+        ("trionode_port", "TRIONODE_PORT"),
+        ("TRIONODE_ZZZZZZZZZZZZ", ""),
+    ],
+)
+def test_a_variable_that_sets_nothing_gets_a_suggestion(variable: str, similar: str):
+    given = {variable: "1", "TRIONODE_PORT": "1", "TRIONODE_CONFIG": "", "NODE_ADDRES": "1", "HOME": "/"}
+    assert unknown_variables(given) == {variable: similar}
 
 
 @pytest.mark.parametrize("command", [("trionode", "serve"), ("python", "-m", "trionode")])

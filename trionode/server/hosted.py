@@ -9,11 +9,12 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import sniffio
 import structlog
 import trio
 
 from ..errors import SettingError
-from ..live_settings import LiveSettings
+from ..live_settings import LiveSettings, warn_of_unknown_variables, warn_of_unused
 from ..logs import configure_logs, set_level
 from ..node import Node
 from ..settings import load_settings
@@ -32,6 +33,19 @@ if TYPE_CHECKING:
 
 
 _log = structlog.get_logger("trionode.server")
+
+_OF_HYPERCORN = {
+    "host": "--bind of hypercorn",
+    "port": "--bind of hypercorn",
+    "unix_socket": "--bind unix:PATH of hypercorn",
+    "certfile": "--certfile of hypercorn",
+    "keyfile": "--keyfile of hypercorn",
+    "drain_seconds": "--graceful-timeout of hypercorn",
+}
+"""Settings of `trionode serve`, and what counts instead of them."""
+
+_OF_TRIO = dict.fromkeys(("progress_seconds", "progress_bytes"), "hypercorn -k trio has this limit")
+"""Settings that have no effect on asyncio, where Hypercorn sends the answers."""
 
 
 def _load() -> Settings:
@@ -57,8 +71,12 @@ def create_app(settings: Settings | None = None) -> NodeApp:
 
 def make_app() -> NodeApp:
     """Set up the process (logs, the limit of open files, Hypercorn) and return the application."""
-    settings = LiveSettings(_load(), _load)
-    configure_logs(settings.current.log_level)
+    given = load_settings()
+    settings = LiveSettings(_without_certificate(given), _load)
+    configure_logs(given.log_level)
+    warn_of_unknown_variables(os.environ)
+    on_asyncio = sniffio.current_async_library() == "asyncio"
+    warn_of_unused(given, _OF_HYPERCORN | _OF_TRIO if on_asyncio else _OF_HYPERCORN)
     settings.subscribe(lambda current: set_level(current.log_level))
     raise_open_files()
     limits = ConnectionLimits()

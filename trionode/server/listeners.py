@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from hypercorn.config import Sockets
 
+from ..live_settings import warn_of_unused
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
     from pathlib import Path
@@ -43,10 +45,12 @@ def listening(settings: Settings, environ: MutableMapping[str, str]) -> Iterator
     created: tuple[int, int] | None = None
     if passed:
         sockets = passed
+        warn_of_unused(settings, dict.fromkeys(("host", "port", "unix_socket"), "the sockets that systemd has passed"))
     elif settings.unix_socket is not None:
         made = settings.unix_socket
         sockets = [_listen_unix(made)]
         created = _identity(made)
+        warn_of_unused(settings, dict.fromkeys(("host", "port"), "unix_socket"))
     else:
         sockets = listen_tcp(settings.host, settings.port)
     try:

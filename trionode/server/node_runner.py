@@ -15,7 +15,7 @@ from hypercorn.utils import LifespanFailureError
 from store import StorageTaken, StoreError
 
 from ..errors import SettingError
-from ..live_settings import LiveSettings
+from ..live_settings import LiveSettings, warn_of_unknown_variables
 from ..logs import set_level
 from ..node import Node
 from ..services import wait_for_ending_node
@@ -55,6 +55,7 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> int:
     `read` reads the settings again, for a reload.
     """
     raise_open_files()
+    warn_of_unknown_variables(os.environ)
     try:
         hypercorn_config(settings.certfile, settings.keyfile).create_ssl_context()
     except (OSError, ssl.SSLError) as error:

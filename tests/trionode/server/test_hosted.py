@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,37 @@ async def test_the_scheme_under_hypercorn_is_that_of_the_address_whatever_certfi
     info = "/api/v1/meetings/big/download-nodes-info"
     await eventually(lambda: address in master.get(info).text, within=20)
     assert master.get(info).json() == [{"ip": address, "download_url": f"{scheme}://{address}{PATH}"}]
+
+
+@pytest.mark.parametrize("how", ["serve", "hypercorn", "hypercorn-trio"])
+async def test_what_has_no_effect_is_logged(start_node: StartNode, tmp_path: Path, how: Start):
+    settings = {
+        "max_byte": "1",
+        "zzzzzzzzzzzz": "1",
+        "certfile": tmp_path / "cert.pem",
+        "keyfile": tmp_path / "key.pem",
+        "host": "192.0.2.1",
+        "drain_seconds": 20,
+        "progress_seconds": 31,
+    }
+    if how == "serve":
+        settings = {"max_byte": "1", "zzzzzzzzzzzz": "1", "unix_socket": tmp_path / "node.sock"}
+    node = start_node("http://127.0.0.1:1", how=how, **settings)
+    await node.until_logged("clients reach this node")
+    log = node.process.log()
+    unknown = [line for line in log.splitlines() if "unknown environment variable; it sets nothing" in line]
+    assert len(unknown) == 2
+    assert "variable=TRIONODE_MAX_BYTE" in unknown[0]
+    assert "did you mean TRIONODE_MAX_BYTES?" in unknown[0]
+    assert "did you mean" not in unknown[1]
+    unused = set(re.findall(r"setting without effect here .*setting=(\w+)", log))
+    of_hypercorn = {"certfile", "keyfile", "host", "drain_seconds"}
+    expected = {
+        "serve": {"host", "port"},
+        "hypercorn": of_hypercorn | {"progress_seconds"},
+        "hypercorn-trio": of_hypercorn,
+    }
+    assert unused == expected[how]
 
 
 @pytest.mark.parametrize("worker_class", WORKER_CLASSES)
