@@ -58,7 +58,8 @@ STATUS_OF: dict[type[errors.ShimError], int] = {
     errors.PackageChanging: 503,
     errors.PackageReplaced: 503,
     errors.PackageUnreadable: 500,
-    errors.FolderUnreadable: 500,
+    errors.FolderUnreadable: 503,
+    errors.FolderInDoubt: 503,
 }
 """The HTTP status of each error. Any other exception is a fault of the program: 500."""
 
@@ -229,8 +230,6 @@ def _answer_of(error: errors.ShimError) -> Answer:
         # In FastAPI's form, which deployed nodes may read.
         kind = "missing" if error.missing else "value_error"
         detail = [{"type": kind, "loc": ["body", error.subject] if error.subject else ["body"], "msg": str(error)}]
-    elif isinstance(error, errors.FolderUnreadable):
-        _log.error("the packages folder %s cannot be read: %s", error.subject, error.reason)
     elif status == 503:
         headers = ((b"retry-after", b"%d" % RETRY_SECONDS),)
     return json_answer({"detail": detail}, status, *headers)

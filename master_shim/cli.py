@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 
 from .errors import FolderMissing, FolderUnreadable
 
@@ -53,6 +53,14 @@ def serve(
             "between them, such as 192.168.1.5,10.0.9.0/24. Without it: those on this machine."
         ),
     ] = None,
+    keep_seconds: Annotated[
+        float,
+        Parameter(
+            help="How long meetings stay in progress when the folder is suddenly empty or missing, as an unmounted "
+            "share is.",
+            validator=validators.Number(gte=0),
+        ),
+    ] = 300.0,
 ) -> int:
     """Serve a folder of packages as a master: nodes register here, and tablets are redirected to them."""
     from trionode.logs import configure_logs
@@ -64,7 +72,7 @@ def serve(
 
     configure_logs("info")
     try:
-        source = DirectoryPackages(packages)
+        source = DirectoryPackages(packages, keep_seconds=keep_seconds)
         meetings = source.read()
         shim = MasterShim(source, trusted_proxies=LOOPBACK if trusted_proxies is None else trusted_proxies)
         listeners = listen_tcp(host, port)

@@ -23,13 +23,22 @@ class FolderMissing(ShimError, NotADirectoryError):
 
 
 class FolderUnreadable(ShimError):
-    """The packages folder could not be listed."""
+    """The packages folder could not be listed. Temporary."""
 
     detail = "The list of meetings cannot be read"
 
     def __init__(self, folder: str, reason: str) -> None:
         super().__init__(folder)
         self.reason = reason
+
+
+class FolderInDoubt(ShimError):
+    """The packages folder is empty or missing although it had packages a moment ago. Temporary.
+
+    `subject` is the path of the requested meeting's package if the meeting was in progress.
+    """
+
+    detail = "The master's packages are not there at the moment; try again"
 
 
 class RouteMissing(ShimError, LookupError):

@@ -10,7 +10,15 @@ from store import Digest, InvalidDigest
 
 from ..asgi import JSON, NO_CACHE, NO_STORE, Answer, Request, json_answer
 from ..balancer import unfit_reason
-from ..errors import MeetingMissing, PackageChanging, PackageMissing, PackageReplaced, RouteMissing, VersionMissing
+from ..errors import (
+    FolderInDoubt,
+    MeetingMissing,
+    PackageChanging,
+    PackageMissing,
+    PackageReplaced,
+    RouteMissing,
+    VersionMissing,
+)
 from ..packages.versions import ATTEMPTS
 from ..protocol import NodeInfo, VersionNode, attachment, is_meeting_id, own_address, package_url
 from ..protocol.conditions import accepts_gzip, not_modified
@@ -59,17 +67,23 @@ class DownloadHandlers:
     async def version(self, meeting_id: str) -> PackageVersion:
         """Return the current version of a meeting's package.
 
-        Raises `MeetingMissing`, `PackageUnreadable`, `PackageChanging`.
+        Raises `MeetingMissing`, `PackageUnreadable`, `PackageChanging`, `FolderUnreadable`, `FolderInDoubt`.
         """
         if not is_meeting_id(meeting_id):
             raise MeetingMissing(meeting_id)
-        path = await self._packages(meeting_id)
-        if path is None:
-            raise MeetingMissing(meeting_id)
         try:
+            path = await self._packages(meeting_id)
+            if path is None:
+                raise MeetingMissing(meeting_id)
             return await self._versions.current(path)
         except PackageMissing as error:
+            self._versions.forget(error.subject)
             raise MeetingMissing(meeting_id) from error
+        except FolderInDoubt as error:
+            before = self._versions.last(error.subject)
+            if before is None:
+                raise
+            return before  # nodes have it, and the sender answers 503
 
     async def download(self, request: Request) -> Answer | None:
         """Redirect the client to a node that holds the current version, or send the package if none is available."""

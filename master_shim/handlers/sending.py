@@ -43,6 +43,8 @@ class PackageSender:
         Raises `PackageReplaced` or `PackageUnreadable` before anything is sent. If the package cannot be read later,
         the answer is cut off, which its Content-Length shows to the client.
         """
+        if request.method == "HEAD" and not version.is_there:  # GET opens the file
+            raise PackageReplaced(version.path)
         now = time.time()
         modified = version.modified if version.modified <= now else None  # unknown: the clock was set back
         answer = plan_answer(

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import msgspec
 from blake3 import blake3
 
-from ..errors import FolderMissing, FolderUnreadable
+from ..errors import FolderInDoubt, FolderMissing, FolderUnreadable
 from ..protocol import UNREADABLE, is_meeting_id, one_line, why_no_meeting_id
 from .source import ListedMeeting
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _log = logging.getLogger("master_shim.packages")
 
+KEEP_SECONDS = 300.0
+"""A share that was unmounted by mistake is back within this time."""
 MAX_DETAILS_BYTES = 4 * 1024 * 1024
 """A larger `<id>.json` is a mistake: it is logged and not read."""
+
+_FolderState = tuple[int, int, int]
+"""Device, inode and mtime (ns) of a folder."""
 
 
 class DirectoryPackages:
@@ -35,16 +45,28 @@ class DirectoryPackages:
     folder does not publish files from elsewhere. An optional `<id>.json` describes the meeting: an object with `title`,
     `time` and other fields of the `data` answer (`intro`, `agenda_items`, ...), at the top or in an object `data`.
 
-    Raises `FolderMissing` if the folder does not exist.
+    A folder that is suddenly empty, replaced or missing is perhaps a share that is not mounted: its meetings stay in
+    progress for `keep_seconds`. Raises `FolderMissing` if the folder does not exist at first.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep_seconds: float = KEEP_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = Path(folder).absolute()
+        self._keep_seconds = keep_seconds
+        self._clock = clock
         if not self.folder.is_dir():
             raise FolderMissing(str(self.folder))
         self._prefix = f"{self.folder}/"
         self._names: dict[str, str] = {}  # id -> name of its file, when the folder was listed last
-        self._listed: tuple[int, int] | None = None  # the folder's state then
+        self._listed: _FolderState | None = None  # the folder's state then
+        self._last: tuple[ListedMeeting, ...] = ()  # the meetings when the folder was listed last without doubt
+        self._last_state: _FolderState | None = None
+        self._doubt: tuple[str, float] | None = None  # what is wrong with the folder, and since when
         self._details: dict[str, tuple[object, dict[str, Any], str]] = {}
         self._ignored: set[str] = set()
 
@@ -52,15 +74,21 @@ class DirectoryPackages:
         return f"DirectoryPackages({str(self.folder)!r})"
 
     async def __call__(self, meeting_id: str) -> str | None:
-        """Return the path of the meeting's package, which may not exist; None if the id cannot be in the folder."""
+        """Return the path of the meeting's package, which may not exist; None if the id cannot be in the folder.
+
+        Raises `FolderUnreadable`, and `FolderInDoubt` while nobody knows whether the package is there.
+        """
         if not is_meeting_id(meeting_id):
             return None
         path = self._path_of(meeting_id)
         # Both calls take 2 µs; handing them to a worker thread takes 50 times as long.
-        if not os.path.lexists(path) and _folder_state(self.folder) != self._listed:  # noqa: ASYNC240
-            # The name may be another than `<id>.zip`, in a folder that changed since it was listed.
-            await self.meetings()
-            path = self._path_of(meeting_id)
+        if not os.path.lexists(path):  # noqa: ASYNC240
+            if _folder_state(self.folder) != self._listed:
+                # The name may be another than `<id>.zip`, in a folder that changed since it was listed.
+                await self.meetings()
+                path = self._path_of(meeting_id)
+            if self._doubt is not None and not os.path.lexists(path):  # noqa: ASYNC240
+                raise FolderInDoubt(path if meeting_id in self._names else "")
         return path if self._is_inside(path) else None
 
     async def meetings(self) -> tuple[ListedMeeting, ...]:
@@ -71,17 +99,43 @@ class DirectoryPackages:
         """Return the meetings in progress, ordered by id. Raises `FolderUnreadable`."""
         packages: dict[str, str] = {}
         descriptions: dict[str, str] = {}
+        state = self._listed = _folder_state(self.folder)
         try:
-            listed = _folder_state(self.folder)
             with os.scandir(self.folder) as entries:
-                for entry in sorted(entries, key=_order):
-                    self._sort(entry, packages, descriptions)
+                names = sorted(entries, key=_order)
+            for entry in names:
+                self._sort(entry, packages, descriptions)
         except OSError as error:
+            if kept := self._keep(f"cannot be read: {error.strerror or error}"):
+                return kept
             raise FolderUnreadable(str(self.folder), str(error)) from error
-        self._names, self._listed = packages, listed
+        replaced = state is None or self._last_state is None or state[:2] != self._last_state[:2]
+        if self._last and not packages and (replaced or not names) and (kept := self._keep("is empty")):
+            return kept
+        if self._doubt is not None:
+            _log.warning("the packages folder %s has %d meetings now", self.folder, len(packages))
+        self._doubt, self._last_state = None, state
+        self._names = packages
         for gone in self._details.keys() - packages.keys():
             del self._details[gone]
-        return tuple(self._meeting(meeting_id, descriptions.get(meeting_id)) for meeting_id in sorted(packages))
+        self._last = tuple(self._meeting(name, descriptions.get(name)) for name in sorted(packages))
+        return self._last
+
+    def _keep(self, wrong: str) -> tuple[ListedMeeting, ...]:
+        """Return the meetings that were in progress before something was wrong with the folder; none after a while."""
+        now = self._clock()
+        if self._doubt is None or self._doubt[0] != wrong:
+            self._doubt = (wrong, now if self._doubt is None else self._doubt[1])
+            kept = (
+                f"; its meetings ({len(self._last)}) stay in progress for {self._keep_seconds:g} s"
+                if self._last
+                else ""
+            )
+            _log.error("the packages folder %s %s%s", self.folder, wrong, kept)
+        if now - self._doubt[1] < self._keep_seconds:
+            return tuple(replace(meeting, kept=True) for meeting in self._last)
+        self._last, self._names = (), {}
+        return ()
 
     def _sort(self, entry: os.DirEntry[str], packages: dict[str, str], descriptions: dict[str, str]) -> None:
         """Add a name of the folder to the packages or the descriptions by meeting id, or log why it is left out."""
@@ -180,13 +234,13 @@ def _order(entry: os.DirEntry[str]) -> tuple[bool, str]:
     return (not name.endswith((".zip", ".json")) or not unicodedata.is_normalized("NFC", name), name)
 
 
-def _folder_state(folder: Path) -> tuple[int, int] | None:
+def _folder_state(folder: Path) -> _FolderState | None:
     """Return what changes when a name is added to a folder; None if there is no folder."""
     try:
         stat = os.stat(folder)  # noqa: PTH116 - faster than `Path`; called for every unknown id
     except OSError:
         return None
-    return (stat.st_ino, stat.st_mtime_ns)
+    return (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
 
 
 def _shown(path: str) -> str:

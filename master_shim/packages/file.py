@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from store import check_fd, split_fd
+
 from ..errors import PackageMissing, PackageReplaced, PackageUnreadable
 
 if TYPE_CHECKING:
-    from store import Digest
+    from pathlib import Path
+
+    from store import Digest, Manifest
 
 FileState = tuple[int, int, int, int, int]
 """What identifies the content of a file: device, inode, size, mtime and ctime (ns)."""
@@ -35,6 +39,17 @@ def _state(stat: os.stat_result) -> FileState:
     return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
+def split_package(path: Path) -> Manifest:
+    """Check that a file is a package, as a node does, and split it.
+
+    Raises `PackageRejected`, and as `store.split_file`.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_fd(file.fileno(), size, unpack=False)
+        return split_fd(file.fileno(), size)
+
+
 @dataclass(frozen=True, slots=True)
 class PackageVersion:
     """The content of a file while it is in `state`."""
@@ -42,6 +57,14 @@ class PackageVersion:
     path: str
     state: FileState
     digest: Digest
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file still has this version."""
+        try:
+            return state_of(self.path) == self.state
+        except (PackageMissing, PackageUnreadable):
+            return False
 
     @property
     def size(self) -> int:

@@ -62,11 +62,14 @@ class InProgress:
         entries = []
         for meeting in listed:
             try:
-                version: str = (await self._versions.current(meeting.path)).digest
+                found = (
+                    self._versions.last(meeting.path) if meeting.kept else await self._versions.current(meeting.path)
+                )
             except PackageMissing:
                 continue  # ended since the folder was listed
             except (PackageUnreadable, PackageChanging):  # logged by `current`
-                version = "?"
+                found = None
+            version = "?" if found is None else str(found.digest)
             meetings.append(meeting)
             entries.append((meeting.id, version, meeting.fingerprint))
         return Snapshot(token_of(entries), tuple(meetings))
@@ -98,7 +101,7 @@ class InProgress:
         entries = []
         try:
             for meeting in await self._packages.meetings():
-                version = self._versions.known(meeting.path)
+                version = self._versions.last(meeting.path) if meeting.kept else self._versions.known(meeting.path)
                 if version is None:
                     return None
                 entries.append((meeting.id, version.digest, meeting.fingerprint))

@@ -21,7 +21,7 @@ class ListedMeeting:
     """A meeting in progress.
 
     `path` is its package, `details` are fields of its `data` answer, and `fingerprint` is the digest of the file that
-    `details` were read from, empty without one.
+    `details` were read from, empty without one. `kept`: the folder is in doubt, and the meeting is as it was before.
     """
 
     id: str
@@ -30,6 +30,7 @@ class ListedMeeting:
     path: str
     details: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    kept: bool = False
 
 
 @runtime_checkable

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from store import StoreError, check_fd, split_fd
+from store import StoreError
 
 from ..errors import PackageChanging, PackageMissing, PackageReplaced, PackageUnreadable
-from .file import PackageVersion, state_of
+from .file import PackageVersion, split_package, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,17 +73,6 @@ class _Failure:
     state: FileState | None
 
 
-def split_package(path: Path) -> Manifest:
-    """Check that a file is a package, as a node does, and split it.
-
-    Raises `PackageRejected`, and as `store.split_file`.
-    """
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        check_fd(file.fileno(), size, unpack=False)
-        return split_fd(file.fileno(), size)
-
-
 class PackageVersions:
     """The current versions of package files. `split` checks a file and computes its manifest, synchronously."""
 
@@ -116,9 +105,6 @@ class PackageVersions:
             version = self._current.get(name)
             if version is None or version.state != state:
                 version = await self._refresh(name)
-        except PackageMissing:
-            self.forget(name)
-            raise
         except (PackageUnreadable, PackageChanging) as error:
             self._record_failure(name, state, error)
             before = self._current.get(name)
@@ -136,6 +122,10 @@ class PackageVersions:
         kept = failure is not None and failure.state == state  # the version before is still the current one
         return version if version is not None and (kept or version.state == state) else None
 
+    def last(self, path: str) -> PackageVersion | None:
+        """Return the last version of a file, whatever has become of the file, or None."""
+        return self._current.get(path)
+
     def forget(self, path: str) -> None:
         """Forget a file of a meeting that has ended: one that begins later with this file has another package."""
         self._forget(path)
@@ -149,19 +139,15 @@ class PackageVersions:
     def find(self, digest: str) -> PackageVersion | None:
         """Return a file whose current version is `digest`, among those requested before, or None."""
         for path in tuple(self._paths.get(digest, ())):
-            version = self._current[path]
-            try:
-                if state_of(path) == version.state:
-                    return version
-            except (PackageMissing, PackageUnreadable):
-                continue
+            if self._current[path].is_there:
+                return self._current[path]
         return None
 
     async def manifest(self, version: PackageVersion) -> ManifestBody:
         """Return the manifest of a version. Raises `PackageReplaced` if the file changed, or `PackageUnreadable`."""
         body = self._bodies.get(version.digest)
         if body is None:
-            if state_of(version.path) != version.state:
+            if not version.is_there:
                 raise PackageReplaced(version.path)
             try:
                 renewed, body = await self._read(version.path)

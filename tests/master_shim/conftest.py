@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from master_shim.packages import versions
+from master_shim.packages import file
 from tests.support.packages import make_documents, make_package
 from tests.support.shim_process import ServedShim, serve_shim
 
@@ -31,4 +31,4 @@ def served(spawn: Spawner, folder: Path) -> ServedShim:
 @pytest.fixture(autouse=True)
 def any_bytes_are_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept short bytes as packages in this process. Tests of what is a package override this."""
-    monkeypatch.setattr(versions, "check_fd", lambda fd, size, *, unpack: None)
+    monkeypatch.setattr(file, "check_fd", lambda fd, size, *, unpack: None)

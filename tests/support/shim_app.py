@@ -17,6 +17,16 @@ API = "/api/v1"
 DATA = random.Random(7).randbytes(300_000)
 
 
+class Clock:
+    """A clock for tests, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def put(folder: Path, name: str, data: bytes = DATA) -> str:
     fresh = folder / ".fresh"
     fresh.write_bytes(data)

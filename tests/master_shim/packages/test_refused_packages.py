@@ -9,9 +9,10 @@ import pytest
 
 from master_shim import DirectoryPackages, MasterShim
 from master_shim.errors import PackageChanging, PackageUnreadable
+from master_shim.packages.file import split_package
 from master_shim.packages.versions import STILL_SECONDS, PackageVersions
 from tests.support.packages import zip_of
-from tests.support.shim_app import API, client_of, heartbeat, put
+from tests.support.shim_app import API, Clock, client_of, heartbeat, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +24,6 @@ EMPTY_ZIP = b"PK\5\6" + bytes(18)
 @pytest.fixture(autouse=True)
 def any_bytes_are_packages() -> None:
     """Check packages as outside of tests."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 REFUSED = {
@@ -89,6 +82,7 @@ async def test_the_token_does_not_change_with_a_refused_package(tmp_path: Path) 
         async def token() -> str:
             return str((await client.get(f"{API}/meetings/status/node")).json()["id"])
 
+        put(tmp_path, "m.json", b"{}")
         before = await token()
         put(tmp_path, "m.zip", EMPTY_ZIP)
         assert await token() == before
@@ -141,8 +135,6 @@ async def test_a_new_file_that_is_copied_into_the_folder_is_offered_when_it_is_c
 
 
 async def test_a_file_that_changes_while_it_is_read_is_not_offered_until_it_is_still(tmp_path: Path) -> None:
-    from master_shim.packages.versions import split_package
-
     path, clock, reads = tmp_path / "m.zip", Clock(), 0
 
     def split(name: Path):  # type: ignore[no-untyped-def]

@@ -276,3 +276,24 @@ async def test_a_file_that_is_no_package_is_not_stored_although_its_digest_is_ri
     assert await node.synced() == ["m1"]
     assert (await node.download("bad")).status_code == 503
     assert [path.stem for path in (node.storage / "packages").glob("*.zip")] == [package.digest]
+
+
+async def test_a_node_keeps_the_meetings_of_a_folder_that_vanished(
+    master: ShimMaster, folder: Path, package: Package, start_node: StartNode
+):
+    node = start_node(master.url)
+    await node.until_synced("m1")
+    await until_offered(master, node.port)
+    folder.rename(folder.with_name("elsewhere"))
+    folder.mkdir()
+    await eventually(lambda: "stay in progress for 300 s" in master.process.log(), what="a line of the master's log")
+    polled = (await node.status())["last_sync"]
+
+    async def polled_again() -> bool:
+        return (await node.status())["last_sync"] > polled
+
+    await eventually(polled_again, within=20)
+    assert await node.synced() == ["m1"]
+    answer = await through_redirect(master)
+    assert (str(answer.url).startswith(node.url), digest_of(answer.content)) == (True, package.digest)
+    assert master.process.log().count("the packages folder") == 1
