@@ -167,7 +167,9 @@ class HeartbeatSender:
         try:
             await self._master.unregister(self._own.registration.node_id)
         except NodeError as error:
-            _log.info("the node could not be unregistered", why=str(error))
+            # If the master was away already, this is in the log.
+            log = _log.info if self.connected else _log.debug
+            log("the node could not be unregistered", why=str(error))
 
 
 def pause_seconds(duration: float) -> float:

@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog.testing
 import trio
 
 from master_shim.protocol import HEARTBEAT_SECONDS, Heartbeat, HeartbeatAnswer
@@ -265,6 +266,21 @@ async def test_a_master_that_refuses_the_last_heartbeat_is_still_told_that_the_n
     master.failure = failure
     await sending.sender.leave()
     assert [name for name, _ in master.calls] == ["heartbeat", "unregister"]
+
+
+async def test_an_end_while_the_master_is_away_is_not_one_more_message_about_it(
+    master: RecordingMaster, autojump_clock: MockClock
+):
+    for away in (False, True):
+        sending = Sending(master)
+        master.failure = OriginUnreachable("refused") if away else None
+        async with sending.running():
+            await trio.sleep(1)
+            master.failure = OriginUnreachable("refused")
+            with structlog.testing.capture_logs() as lines:
+                await sending.sender.leave()
+        shown = [line["event"] for line in lines if line["log_level"] != "debug"]
+        assert shown == ([] if away else ["the node could not be unregistered"])
 
 
 async def test_a_sender_that_crashed_can_be_started_again(master: RecordingMaster, autojump_clock: MockClock):
