@@ -157,7 +157,7 @@ class DirectoryPackages:
     def _is_package(self, entry: os.DirEntry[str]) -> bool:
         try:
             if entry.is_file():
-                return self._is_inside(f"{self._prefix}{entry.name}")
+                return not entry.is_symlink() or self._is_inside(entry.path)
             reason = "it is not a file"
         except OSError as error:  # such as a link to itself: other names are not affected
             reason = error.strerror or str(error)
@@ -251,7 +251,7 @@ def _shown(path: str) -> str:
 
 def _utf8(name: str) -> str:
     """Return a name of a folder, which Python has decoded by the locale, decoded as UTF-8."""
-    return os.fsencode(name).decode("utf-8", "surrogateescape")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _text(value: object, default: str) -> str:
