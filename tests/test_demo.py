@@ -8,19 +8,23 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.locales import ASCII
 from tests.support.processes import ROOT
 from tests.support.waiting import eventually_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.support.processes import Process, Spawner
 
 DEMO_SECONDS = 120.0
 """Far more than it takes (20 s), for a busy machine."""
 
 
-def start(spawn: Spawner, folder: Path, *arguments: str) -> Process:
+def start(spawn: Spawner, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
     """Start the same processes as `make demo`, with their files in `folder`."""
-    return spawn.python("-m", "examples.demo", *arguments, env={"TMPDIR": str(folder), "COLUMNS": "200"}, name="demo")
+    variables = {"TMPDIR": str(folder), "COLUMNS": "200", **(env or {})}
+    return spawn.python("-m", "examples.demo", *arguments, env=variables, name="demo")
 
 
 def users_of(folder: Path) -> list[str]:
@@ -50,7 +54,7 @@ def test_the_demo_ends_well_and_leaves_nothing(spawn: Spawner, tmp_path: Path) -
 
 
 def test_the_demo_can_stay_up_and_ends_with_ctrl_c(spawn: Spawner, tmp_path: Path) -> None:
-    demo = start(spawn, tmp_path, "--keep")
+    demo = start(spawn, tmp_path, "--keep", env=ASCII)  # a terminal without the characters that it prints
     demo.wait_line(r"Commands to try", within=DEMO_SECONDS)
     shown = demo.wait_line(r"\$ (curl -L .*)")[1]
     done = subprocess.run(["sh", "-c", shown], cwd=tmp_path, capture_output=True, timeout=30, check=False)
