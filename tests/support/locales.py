@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """The locale of POSIX without the two ways in which Python replaces it by UTF-8."""
 
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="trionode-locales-")
+FOLDER = Path(tempfile.gettempdir(), f"trionode-locales-{os.getuid()}")
+"""Where locales are made, once for all runs of the tests."""
 
 
 def _made(language: str, charset: str) -> dict[str, str]:
     """Return the environment of a locale that is made for the tests; empty if the system has no source of it."""
-    name = f"{language}.{charset}"
-    made = Path(_folder().name, name)
-    if Path("/usr/share/i18n/charmaps", f"{charset}.gz").exists():
-        # Status 1 means warnings.
-        subprocess.run(["localedef", "-i", language, "-f", charset, made], capture_output=True, check=False)
-    return {**ASCII, "LC_ALL": name, "LOCPATH": _folder().name} if made.exists() else {}
+    made = FOLDER / f"{language}.{charset}"
+    if not made.exists() and Path("/usr/share/i18n/charmaps", f"{charset}.gz").exists():
+        FOLDER.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=FOLDER) as work:
+            new = Path(work, made.name)
+            # Status 1 means warnings.
+            subprocess.run(["localedef", "-i", language, "-f", charset, new], capture_output=True, check=False)
+            with suppress(OSError):  # another process of the tests was first
+                new.rename(made)
+    return {**ASCII, "LC_ALL": made.name, "LOCPATH": str(FOLDER)} if made.exists() else {}
 
 
 @functools.cache
