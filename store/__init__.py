@@ -6,6 +6,7 @@ from .buffered_reader import PackageChanged
 from .digest import Digest, InvalidDigest
 from .errors import StoreError
 from .eviction import plan_eviction
+from .filesystem import ReadStopped
 from .fill import Fill
 from .manifest import Chunk, ChunkMismatch, InvalidManifest, Literal, Manifest
 from .node_files import NodeFileDamaged, StorageLock, StorageTaken, node_id
@@ -48,6 +49,7 @@ __all__ = [
     "PackageChanged",
     "PackageCorrupt",
     "PackageRejected",
+    "ReadStopped",
     "Readable",
     "Ref",
     "ScanStep",

@@ -1,4 +1,4 @@
-"""All calls by which the store reads and changes files. Imports no other module of the store.
+"""All calls by which the store reads and changes files. Of the store it imports only the base class of errors.
 
 Errors are the system's `OSError`s; the callers interpret them. Tests pass a `FileSystem` that fails the n-th call, or
 that simulates a power cut.
@@ -14,6 +14,8 @@ import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,8 +63,18 @@ class FileState(NamedTuple):
     links: int
 
 
+class ReadStopped(StoreError):
+    """A package was not read to its end, since `Store.stop_reading` was called. Nothing is known about its bytes."""
+
+    def __init__(self) -> None:
+        super().__init__("a package was not read to its end: the program is stopping")
+
+
 class FileSystem:
     """The real file system."""
+
+    stopped = False
+    """Whether `read_into` raises `ReadStopped`."""
 
     def make_folder(self, path: Path) -> None:
         """Create a folder and its parents. An existing folder is no error."""
@@ -101,7 +113,12 @@ class FileSystem:
             done += os.pwrite(fd, view[done:], offset + done)
 
     def read_into(self, fd: int, view: memoryview, offset: int) -> int:
-        """Read from `offset` into `view`; return the number of bytes read, 0 at the end of the file."""
+        """Read from `offset` into `view`; return the number of bytes read, 0 at the end of the file.
+
+        All that reads a whole package calls this for each MiB or less. Raises `ReadStopped` once `stopped` is set.
+        """
+        if self.stopped:
+            raise ReadStopped
         return os.preadv(fd, [view], offset)
 
     def copy_range(self, source: int, source_offset: int, target: int, target_offset: int, count: int) -> None:

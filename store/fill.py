@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .background_hashing import STEP_BYTES
 from .files import create_locked
+from .filesystem import ReadStopped
 from .manifest import Literal, verified_bytes
 from .quota import NoSpace
 from .range_set import RangeSet
@@ -72,6 +73,9 @@ class Fill(StagedFile):
         try:
             with contents.quota.full_disk_as_no_space(manifest.size):
                 fill._prepare(resumed=size == manifest.size)
+        except ReadStopped:
+            fill._leave()
+            raise
         except BaseException:
             fill.discard()
             raise

@@ -121,6 +121,11 @@ class StagedFile:
             self._unwritten = 0
             self._hasher.run(partial(self._fs.start_writeback, self._fd))
 
+    def _leave(self) -> None:
+        """End the writing and leave the file as it is, to be resumed by a later process."""
+        self._stop_accepting()
+        self._shut()
+
     def _drop(self) -> None:
         """Remove the file and release the reservation; the descriptor stays open."""
         try:

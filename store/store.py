@@ -72,6 +72,14 @@ class Store:
         """Close every descriptor that has no lease. Leases stay readable."""
         self._contents.packages.close()
 
+    def stop_reading(self) -> None:
+        """Make every call that reads whole packages, in any thread, raise `ReadStopped` soon.
+
+        For the end of the process. What is written stays as it is: a fill can be resumed, a version is not removed.
+        Leases stay readable.
+        """
+        self._fs.stopped = True
+
     def __enter__(self) -> Self:
         return self
 

@@ -98,6 +98,11 @@ class Node:
                 root.start_soon(functools.partial(supervise, name, task), name=name)
             task_status.started()
 
+    def stop_reading(self) -> None:
+        """End the threads that read whole packages: tasks that wait for them cannot be cancelled otherwise."""
+        if self._services is not None:
+            self._services.store.stop_reading()
+
     @property
     def ended(self) -> bool:
         """Whether the services have ended, or were never started."""
@@ -108,6 +113,7 @@ class Node:
 
         Services that wait for a disk that does not answer run on; see `ended`.
         """
+        self.stop_reading()
         if self._root is not None:
             if self.lifecycle.ready:
                 await self._set_ending(0.0)

@@ -6,6 +6,7 @@ import pytest
 
 from store import (
     NoSpace,
+    ReadStopped,
     Store,
 )
 from tests.store.helpers import (
@@ -19,6 +20,7 @@ from tests.store.samples import (
     make_zip,
     manifest_of,
     package,
+    stream_whole,
 )
 from tests.support.faulty_filesystem import FaultyFileSystem
 
@@ -110,3 +112,37 @@ def test_a_fill_continues_after_the_disk_was_full(folder, call, code):
         fill.commit()
         fill.close()
         store.verify(manifest.digest)
+
+
+def test_what_was_fetched_and_stored_is_kept_when_reading_is_stopped(folder):
+    data, stored = package(), package(seed=1)
+    with Store.open(folder) as store:
+        digest = fill_whole(store, stored).digest
+        fill, _, rest = half_filled(store, data)
+        fill.close()
+    with Store.open(folder) as store:
+        store.stop_reading()
+        for read in (
+            lambda: store.begin_fill(fill.manifest),  # it verifies what is there
+            lambda: store.verify(digest),
+            lambda: list(store.scan(digest)),
+            lambda: stream_whole(store, "m", package(seed=2)),
+        ):
+            with pytest.raises(ReadStopped):
+                read()
+        assert store.holds(digest)
+    with Store.open(folder) as store:
+        fill = store.begin_fill(fill.manifest)
+        assert list(fill.missing()) == rest
+        for chunk in rest:
+            fill.write(chunk, data[chunk.offset : chunk.offset + chunk.size])
+        store.stop_reading()
+        with pytest.raises(ReadStopped):
+            fill.commit()
+        fill.close()
+    with Store.open(folder) as store:
+        fill = store.begin_fill(fill.manifest)
+        assert not fill.missing()
+        fill.commit()
+        fill.close()
+        store.verify(digest)

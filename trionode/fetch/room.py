@@ -8,6 +8,8 @@ import trio
 
 from store import FillBusy, NeverFits, NoSpace
 
+from ..supervision import read_in_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,13 +35,13 @@ async def call_with_room(make_room: MakeRoom, call: Callable[[Unpack[Arguments]]
     or too little.
     """
     try:
-        return await trio.to_thread.run_sync(call, *arguments)
+        return await read_in_thread(call, *arguments)
     except NeverFits:
         raise
     except NoSpace as full:
         # An OSError as the cause: the disk is full. Without it, the store's own limits are reached.
         await make_room(full.needed, full_disk=isinstance(full.__cause__, OSError))
-    return await trio.to_thread.run_sync(call, *arguments)
+    return await read_in_thread(call, *arguments)
 
 
 async def begin_with_room(make_room: MakeRoom, begin: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:

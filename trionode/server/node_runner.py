@@ -147,6 +147,8 @@ class _NodeServer:
             if await self._drain():
                 grace = LAST_SECONDS
             nursery.cancel_scope.cancel()
+        if not grace:
+            self._node.stop_reading()
         return grace
 
     async def _drain(self) -> bool:

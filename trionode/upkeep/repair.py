@@ -18,6 +18,7 @@ from store import ChunkMismatch, Digest, Literal, NoSpace, PackageCorrupt, Versi
 
 from ..errors import OriginError, OriginUnreachable, VersionGone
 from ..stats import RepairStats
+from ..supervision import read_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class Repairer:
             if self._is_trusted(digest):
                 return True
             try:
-                await trio.to_thread.run_sync(self._store.verify, digest, limiter=self._hashing)
+                await read_in_thread(self._store.verify, digest, limiter=self._hashing)
                 return True
             except VersionMissing:
                 self._report_lost(digest)
@@ -134,13 +135,13 @@ class Repairer:
         repaired = 0
         for _ in range(ATTEMPTS):
             try:
-                bad = await trio.to_thread.run_sync(find_bad, self._store, digest, limiter=self._hashing)
+                bad = await read_in_thread(find_bad, self._store, digest, limiter=self._hashing)
             except PackageCorrupt:  # it was written to meanwhile, or its manifest is wrong
                 continue
             for piece in bad:
                 data = piece.data if isinstance(piece, Literal) else await self._bytes_of(digest, piece)
                 try:
-                    await trio.to_thread.run_sync(self._store.repair, digest, piece, data)
+                    await read_in_thread(self._store.repair, digest, piece, data)
                 except ValueError:  # the manifest was rebuilt meanwhile and has other pieces
                     break
                 repaired += 1

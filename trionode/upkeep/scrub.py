@@ -17,6 +17,8 @@ import trio
 from master_shim.protocol import UNREADABLE
 from store import PackageCorrupt, VersionMissing, age_of
 
+from ..supervision import read_in_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
@@ -150,7 +152,7 @@ class Scrubber:
         before = 0
         with closing(steps):
             try:
-                while (step := await trio.to_thread.run_sync(next, steps, None)) is not None:
+                while (step := await read_in_thread(next, steps, None)) is not None:
                     if step.bad is not None:
                         _log.error(
                             "a damaged piece was found", version=digest, offset=step.bad.offset, size=step.bad.size

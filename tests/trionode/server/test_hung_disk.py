@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.support.nodes import Start, run_node
+from tests.support.packages import make_documents, make_package
 from tests.support.shim_process import serve_shim
 from tests.support.waiting import eventually
 from trionode.server.runner import END_SECONDS
@@ -28,6 +29,19 @@ def hang(*arguments):
     time.sleep(3600)
 
 os.{call} = hang
+"""
+
+SLOW = """
+import os, sys, time
+
+read = os.preadv
+
+def read_slowly(*arguments):
+    sys.stderr.write("the disk hangs\\n")
+    time.sleep(0.2)
+    return read(*arguments)
+
+os.preadv = read_slowly
 """
 
 
@@ -88,3 +102,18 @@ async def test_the_shim_ends_although_a_thread_waits_for_the_disk(
     (hanging / "sitecustomize.py").write_text(HANG.format(call="preadv"))
     shim = serve_shim(spawn, folder)
     assert await ends(shim.process) == 1
+
+
+@pytest.mark.parametrize("start", ["serve", "hypercorn", "hypercorn-trio"])
+async def test_a_node_that_reads_a_long_package_ends_in_order(
+    hanging: Path, spawn: Spawner, fakes: FakeFactory, folder: Path, tmp_path: Path, start: Start
+):
+    make_package(folder / "m1.zip", make_documents(8, 4_000_000), level=1)
+    master = fakes.master(folder)
+    master.start("m1")
+    # A package of 32 MB takes more than a minute to check.
+    (hanging / "sitecustomize.py").write_text(SLOW)
+    node = run_node(spawn, master.url, tmp_path / "storage", start=start, drain_seconds=1)
+    assert await ends(node.process) == 0
+    assert "Thread 0x" not in node.process.log()
+    assert "Traceback" not in node.process.log()
