@@ -48,6 +48,7 @@ class PackageBody:
         """When the first byte was sent, in Trio's clock."""
         self._until_end = pieces is None
         self._remaining = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
+        self._piece_at: int | None = None
         self._handed_out = 0
 
     @property
@@ -75,9 +76,11 @@ class PackageBody:
         """
         piece = self._remaining[0] if self._remaining else None
         if isinstance(piece, range):
+            if self._piece_at is None:
+                self._piece_at = piece.start
             size = min(self._downloads.span_bytes(largest), len(piece))
             if isinstance(self._source, LiveFill):
-                size = min(size, await self._source.available(piece.start))
+                size = min(size, await self._source.available(piece.start, self._piece_at))
             await self._source.ensure_trusted()
             await self._wait_for_rate(size)
             if size:
@@ -92,6 +95,7 @@ class PackageBody:
             return None
         if isinstance(piece, bytes) or not self._remaining[0]:
             self._remaining.popleft()
+            self._piece_at = None
         self._handed_out += len(piece)
         return piece
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class LiveFill:
         self.finished = False
         """Whether the fill has ended, in success or failure."""
         self._file: Fill | StreamFill | None = None
+        self._end_at = sys.maxsize
         self._discard = False
         self._committed: tuple[int, int] | None = None
         self._followers = 0
@@ -45,9 +47,14 @@ class LiveFill:
 
     # -- For the task that fills
 
-    def begin(self, file: Fill | StreamFill) -> None:
-        """Let downloads read `file`, which this object closes from now on."""
+    def begin(self, file: Fill | StreamFill, end_at: int = sys.maxsize) -> None:
+        """Let downloads read `file`, which this object closes from now on.
+
+        Nothing is held back from ranges that begin at `end_at` or later: programs that read single members of a zip
+        ask for its directory first. Only for a file whose every byte is verified against a manifest.
+        """
         self._file = file
+        self._end_at = end_at
         self.advance()
 
     def advance(self) -> None:
@@ -91,9 +98,10 @@ class LiveFill:
         assert self._file is not None, "`available` has returned nothing yet"
         return self._file.fileno()
 
-    async def available(self, offset: int) -> int:
+    async def available(self, offset: int, begin: int = 0) -> int:
         """Wait until bytes from `offset` on may be sent, and return how many; 0 at the end of the package.
 
+        `begin` is where the range that was asked for begins.
         Raises `FillFailed` when the fill has failed.
         """
         waiter = object()
@@ -101,7 +109,7 @@ class LiveFill:
             while True:
                 if self.error is not None:
                     raise FillFailed(str(self.error)) from self.error
-                ready = self._ready_bytes(offset)
+                ready = self._ready_bytes(offset, begin)
                 if ready > 0 or self.finished:
                     return ready
                 self._waiting.setdefault(waiter, offset)
@@ -142,11 +150,11 @@ class LiveFill:
             finally:
                 self._sending.discard(scope)
 
-    def _ready_bytes(self, offset: int) -> int:
+    def _ready_bytes(self, offset: int, begin: int) -> int:
         if self._file is None:
             return 0
         covered = self._file.covered(offset)
-        if self.finished:
+        if self.finished or begin >= self._end_at:
             return covered
         return max(0, min(covered, self._file.size - HOLD_BACK_BYTES - offset))
 

@@ -39,6 +39,9 @@ each of them would cost more than their bytes."""
 MAX_REJECTED = 1_000
 """Meetings whose rejected version is remembered. One that is forgotten is fetched again."""
 
+END_RECORD_BYTES = 22 + 0xFFFF
+"""Longest end record of a zip, with its comment: readers request so much of the end, and then the directory."""
+
 _log = structlog.get_logger("trionode.fetch")
 
 
@@ -65,7 +68,7 @@ class ManifestFetcher:
             fill = await begin_with_room(self._make_room, self._store.begin_fill, manifest)
         except VersionPresent:
             return
-        live.begin(fill)
+        live.begin(fill, _end_of(manifest))
         missing = fill.missing()
         _log.info(
             "fill started",
@@ -88,6 +91,12 @@ class ManifestFetcher:
             if len(self._rejected) > MAX_REJECTED:
                 del self._rejected[next(iter(self._rejected))]
             raise
+
+
+def _end_of(manifest: Manifest) -> int:
+    """Return where the end of a package begins: its directory, and all that may be read to find that."""
+    last = manifest.chunks[-1] if manifest.chunks else None
+    return min(manifest.size - END_RECORD_BYTES, 0 if last is None else last.offset + last.size)
 
 
 class _Turn:
@@ -135,14 +144,23 @@ class _Lanes:
         failed: list[Exception] = []
         remaining = [range(batch[0].offset, batch[-1].offset + batch[-1].size) for batch in batches]
 
+        def take_batch() -> tuple[Chunk, ...]:
+            index, first = choose_range(remaining, self._live.waiting_offsets())
+            batch = batches.pop(index)
+            whole = remaining.pop(index)
+            # From the chunk that is waited for; what is before it is requested later.
+            before = tuple(chunk for chunk in batch if chunk.offset + chunk.size <= first)
+            if before:
+                batches.insert(index, before)
+                remaining.insert(index, range(whole.start, before[-1].offset + before[-1].size))
+            return batch[len(before) :]
+
         async def run_lane() -> None:
             try:
                 while remaining:
                     async with _Turn(self._asking) as turn:
                         if remaining:
-                            index = choose_range(remaining, self._live.waiting_offsets())
-                            del remaining[index]
-                            await self._fetch_batch(batches.pop(index), turn)
+                            await self._fetch_batch(take_batch(), turn)
             except (NodeError, StoreError, OSError) as error:
                 failed.append(error)
                 nursery.cancel_scope.cancel()

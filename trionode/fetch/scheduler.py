@@ -36,8 +36,8 @@ def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
         yield tuple(batch)
 
 
-def choose_range(remaining: Sequence[range], waiting: Sequence[int]) -> int:
-    """Return the index of the range to request next.
+def choose_range(remaining: Sequence[range], waiting: Sequence[int]) -> tuple[int, int]:
+    """Return the index of the range to request next, and the offset in it from which its bytes are needed first.
 
     `remaining` (not empty) are the ranges not requested yet, in package order; `waiting` the offsets at which clients
     wait, the longest wait first. Ranges with these offsets are preferred, then ranges that follow them within
@@ -47,8 +47,8 @@ def choose_range(remaining: Sequence[range], waiting: Sequence[int]) -> int:
     found = [(offset, index) for offset, index in following if index < len(remaining)]
     for offset, index in found:
         if remaining[index].start <= offset:
-            return index
+            return index, offset
     for offset, index in found:
         if remaining[index].start < offset + AHEAD_BYTES:
-            return index
-    return 0
+            return index, remaining[index].start
+    return 0, remaining[0].start

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 from trionode.errors import FillFailed
 from trionode.events import Broadcast
 from trionode.fetch.live_fill import HOLD_BACK_BYTES, LiveFill
-from trionode.fetch.manifest_fetch import ManifestFetcher
+from trionode.fetch.manifest_fetch import END_RECORD_BYTES, ManifestFetcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -128,6 +128,40 @@ async def test_the_last_bytes_may_be_sent_only_after_the_whole_package_was_verif
             assert await live.available(last) == HOLD_BACK_BYTES
             assert live.finished
         assert live.waiting_offsets() == []
+
+
+async def test_the_directory_of_a_zip_may_be_sent_at_once(tmp_path: Path):
+    async with filling(tmp_path) as (master, live):
+        assert live.size is not None
+        with trio.fail_after(10):
+            assert await live.available(live.size - 22, live.size - 22) == 22
+        assert len(master.requested) == 1, "the manifest holds the directory"
+
+
+async def test_the_end_of_a_package_is_requested_from_the_chunk_that_is_waited_for(tmp_path: Path):
+    async with filling(tmp_path) as (master, live):
+        assert live.size is not None
+        begin = live.size - END_RECORD_BYTES
+        received: list[int] = []
+
+        async def follow() -> None:
+            while sum(received) < END_RECORD_BYTES:
+                received.append(await live.available(begin + sum(received), begin))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            await trio.testing.wait_all_tasks_blocked()
+            master.answer()
+            await master.until_requested(2)
+            # The other half of the first range is still to come.
+            start, stop = master.requested[1]
+            assert start <= begin < stop
+            assert stop - start <= MIB + (MIB >> 1), "without the documents before it"
+            master.answer()
+            with trio.fail_after(10):
+                while sum(received) < END_RECORD_BYTES:
+                    await trio.sleep(0.01)
+            assert not live.finished
 
 
 class GrowingFile:

@@ -30,11 +30,12 @@ def test_the_next_range_is_the_one_that_a_naive_search_finds(
         at += size
     if not remaining:
         return
-    index = choose_range(remaining, waiting)
+    index, first = choose_range(remaining, waiting)
+    assert first in remaining[index]
     for offset in waiting:
         containing = [i for i, part in enumerate(remaining) if offset in part]
         if containing:
-            assert index == containing[0]
+            assert (index, first) == (containing[0], offset)
             return
     for offset in waiting:
         following = [i for i, part in enumerate(remaining) if offset < part.start < offset + AHEAD_BYTES]

@@ -212,6 +212,23 @@ async def test_ranges_and_lengths_are_served_during_a_fill(spawn: Spawner, folde
             nursery.start_soon(part)
 
 
+async def test_the_directory_of_a_zip_is_served_long_before_the_end_of_a_fill(
+    spawn: Spawner, folder: Path, start_node: StartNode
+):
+    package = make_package(folder / "m1.zip", make_documents(12, 1_000_000), level=0)
+    whole = package.path.read_bytes()
+    master = ShimMaster(spawn, folder)
+    async with relaying(master.port, 1_500_000) as relay:
+        node = start_node(relay.url)
+        await node.until_up()
+        for count in (22, 65_557):  # what readers of zips ask for first
+            answer = await node.download("m1", headers={"Range": f"bytes=-{count}"})
+            assert (answer.status_code, answer.content) == (206, whole[-count:])
+            assert relay.received < package.size * 2 / 3
+        assert digest_of((await node.download("m1")).content) == package.digest
+        assert relay.received < package.size * 1.05
+
+
 @pytest.mark.parametrize("tool", ["curl", "wget"])
 async def test_download_tools_continue_where_they_stopped(
     master: ShimMaster, package: Package, start_node: StartNode, spawn: Spawner, tmp_path: Path, tool: str
