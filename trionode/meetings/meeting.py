@@ -64,6 +64,11 @@ class Meeting:
     changed: Broadcast = field(default_factory=Broadcast)
     """Notified at every event of the state table, whether or not the state changes."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the master has ended the meeting."""
+        return self.state is MeetingState.ENDED
+
     def retry_seconds(self, random: float) -> float:
         """Return the delay before the next attempt, after a failed one; see `backoff.retry_seconds`."""
         if isinstance(self.lacks_room, NeverFits):

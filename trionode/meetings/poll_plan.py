@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from ..master.responses import MeetingList
 
+CHECKS_AT_ONCE = 12
+"""Checks in progress at a time. With at most two requests each, heartbeats and polls always find one of the master's
+`CONNECTIONS` free."""
+
 
 class Check(enum.IntEnum):
     """How thorough a check is. With a manifest there is no difference.

@@ -21,7 +21,7 @@ from ..fetch.manifest_fetch import ManifestFetcher
 from ..fetch.stream_fetch import StreamFetcher
 from ..stats import FillStats
 from .meeting import Meeting
-from .poll_plan import Check, LastPoll, plan_poll
+from .poll_plan import CHECKS_AT_ONCE, Check, LastPoll, plan_poll
 from .refs import RefWriter
 from .states import MeetingEvent, MeetingState, next_state
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from ..master.responses import MeetingList
     from ..upkeep.folder_watch import FolderWatch
     from ..upkeep.repair import Repairer
-
-CHECKS_AT_ONCE = 12
-"""With at most two requests each, heartbeats and polls always find one of the master's `CONNECTIONS` free."""
 
 _log = structlog.get_logger("trionode.meetings")
 
@@ -163,7 +160,7 @@ class Meetings:
         """Check while a check is pending; repeat a failed one with back-off, or at once when requested."""
         check: Check | None = None
         try:
-            while meeting.state is not MeetingState.ENDED and meeting.pending_check is not None:
+            while not meeting.ended and meeting.pending_check is not None:
                 meeting.check_due = AutoResetEvent()
                 meeting.checking = True
                 async with self._slots:
@@ -185,6 +182,8 @@ class Meetings:
 
     async def _check_once(self, meeting: Meeting, check: Check) -> bool:
         """Check the meeting, fill if needed, and change its state. Return whether no further attempt is needed."""
+        if meeting.ended:  # while it waited for its turn
+            return True
         began = trio.current_time()
         self._apply_event(meeting, MeetingEvent.CHECK)
         try:
@@ -199,7 +198,7 @@ class Meetings:
         finally:
             meeting.check_began_at, meeting.check_ended_at = began, trio.current_time()
         self._apply_event(meeting, MeetingEvent.FAIL)
-        return meeting.state is MeetingState.ENDED
+        return meeting.ended
 
     async def _check(self, meeting: Meeting, check: Check) -> None:
         ref = self._store.ref(meeting.id)

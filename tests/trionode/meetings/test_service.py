@@ -28,8 +28,8 @@ from trionode.errors import MeetingUnknown, OriginError
 from trionode.events import AutoResetEvent
 from trionode.master.client import CONNECTIONS
 from trionode.master.responses import MeetingList
-from trionode.meetings.poll_plan import Check
-from trionode.meetings.service import CHECKS_AT_ONCE, Meetings
+from trionode.meetings.poll_plan import CHECKS_AT_ONCE, Check
+from trionode.meetings.service import Meetings
 from trionode.meetings.states import MeetingState
 from trionode.upkeep.eviction import Evictor
 from trionode.upkeep.folder_watch import FolderWatch
@@ -327,8 +327,10 @@ class CountingMaster(HoldingMaster):
     def __init__(self) -> None:
         super().__init__()
         self.calls = self.most = 0
+        self.asked: list[str] = []
 
     async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
+        self.asked.append(meeting_id)
         with self._counted():
             return await super().manifest(meeting_id, known)
 
@@ -362,3 +364,25 @@ async def test_many_meetings_leave_connections_free_and_have_the_storage_compare
         assert 2 * CHECKS_AT_ONCE < CONNECTIONS
         assert master.most <= CHECKS_AT_ONCE
         assert store.compared == compared
+
+
+async def test_a_meeting_that_ends_before_its_first_check_is_not_checked(tmp_path: Path):
+    store, master = Store.open(tmp_path / "storage"), CountingMaster()
+    names = [f"m{number}" for number in range(CHECKS_AT_ONCE + 3)]
+    for name in names:
+        master.offer(name, make_package(tmp_path / f"{name}.zip", make_documents(1, 10_000, seed=name), level=0).path)
+    async with running_meetings(store, master) as running:
+        await running.poller.poll()
+        await eventually(lambda: len(running.meetings.fills()) == CHECKS_AT_ONCE)
+        waiting = set(names) - set(master.asked)
+        ended = [running.meetings.get(name) for name in waiting]
+        for name in waiting:
+            del master.manifests[name]
+        await running.poller.poll()
+        for held in master.let_go.values():
+            held.set()
+        for name in set(names) - waiting:
+            await running.until_current(name)
+        await eventually(lambda: not any(meeting is not None and meeting.has_task for meeting in ended))
+        assert len(waiting) == 3
+        assert waiting.isdisjoint(master.asked)
