@@ -84,7 +84,7 @@ class InProgress:
         found: list[tuple[ListedMeeting, PackageVersion | None]] = []
         for meeting in await self._packages.meetings():
             try:
-                found.append((meeting, self._versions.known(meeting.path)))
+                found.append((meeting, self._known(meeting)))
             except PackageMissing:
                 continue  # ended since the folder was listed
             except PackageUnreadable:
@@ -101,10 +101,14 @@ class InProgress:
         entries = []
         try:
             for meeting in await self._packages.meetings():
-                version = self._versions.last(meeting.path) if meeting.kept else self._versions.known(meeting.path)
+                version = self._known(meeting)
                 if version is None:
                     return None
                 entries.append((meeting.id, version.digest, meeting.fingerprint))
         except (FolderUnreadable, PackageMissing, PackageUnreadable):
             return None  # logged by the next status request
         return token_of(entries)
+
+    def _known(self, meeting: ListedMeeting) -> PackageVersion | None:
+        """Return the version of a meeting as far as it is known without reading the package."""
+        return self._versions.last(meeting.path) if meeting.kept else self._versions.known(meeting.path)

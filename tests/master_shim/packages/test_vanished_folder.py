@@ -77,6 +77,8 @@ async def test_meetings_of_a_folder_that_vanished_are_kept_for_a_while(
         for seconds in (0, KEEP_SECONDS / 2, KEEP_SECONDS / 2 - 1):
             clock.now += seconds
             assert await get("m/download-package") == to_node
+            report = (await client.get(f"{API}/nodes/status")).json()["meetings"]
+            assert {meeting["id"]: meeting["nodes"] for meeting in report} == {"m": 1, "alone": 0}
             assert await get("alone/download-package") == (503, "2")
             assert await get("m/download-package-direct") == (503, "2")
             assert await get("unknown/download-package") == (503, "2")
