@@ -222,7 +222,8 @@ class Connection(TCPServer):
         """
         stream: trio.abc.Stream = self.stream
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        # Busy: an error of the client and the end of the answer may both close it.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             await cast("trio.abc.HalfCloseableStream", transport).send_eof()
         await self.protocol.handle(Closed())
         await self.idle_task.restart(self._task_group, self._close_idle)
