@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from functools import partial
 from typing import TYPE_CHECKING
@@ -167,3 +168,32 @@ def test_a_client_of_http_2_that_gives_up_its_only_request_is_disconnected(serve
         client.reset_stream(1)
         connection.sendall(client.data_to_send())
         read_to_end(connection)
+
+
+# -- errors that the server itself answers
+
+
+REFUSED = {
+    "no HTTP": (400, b"hello\r\n\r\n"),
+    "no host": (400, b"GET /health HTTP/1.1\r\n\r\n"),
+    "two lengths": (400, b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "a head that is too large": (431, b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (1 << 17)),
+    "an unknown encoding": (501, b"POST /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"),
+    "a chunk without size": (400, b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+    "an incomplete upgrade": (400, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "request_bytes"), REFUSED.values(), ids=REFUSED)
+def test_errors_of_the_server_itself_have_a_detail_and_may_be_read_by_pages(
+    server: Server, status: int, request_bytes: bytes
+):
+    answer = server.exchange(request_bytes)
+    assert answer.status == status
+    assert answer.fields["access-control-allow-origin"] == "*"
+    assert answer.fields["content-type"] == "application/json"
+    assert answer.fields["cache-control"] == "no-store"
+    assert answer.fields["connection"].lower() == "close"
+    assert int(answer.fields["content-length"]) == len(answer.body)
+    (detail,) = json.loads(answer.body).values()
+    assert len(detail) > 10

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for clients whose bytes are unusual but valid, under a Hypercorn worker on Trio or asyncio.
+"""HTTP/1.1 for clients whose bytes are unusual or invalid, under a Hypercorn worker on Trio or asyncio.
 
 h11 0.16 reports bytes behind the last request of a connection as an error, and Hypercorn 0.18 then answers 400 in place
 of the answer to that request. RFC 9112 says to ignore them (9.6), and an empty line before a request line (2.2).
@@ -7,18 +7,34 @@ of the answer to that request. RFC 9112 says to ignore them (9.6), and an empty 
 from __future__ import annotations
 
 import http
+import json
 from typing import TYPE_CHECKING, Any
 
 import h11
 from hypercorn.events import Closed, RawData
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+
+from master_shim.protocol import cors
 
 if TYPE_CHECKING:
     import hypercorn.events
+    import hypercorn.protocol.events
     from h11 import Event
 
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 """Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
+
+DETAILS = {
+    400: "The request is not valid HTTP",
+    431: "The head of the request is too large",
+    501: "The transfer encoding of the request is not supported",
+}
+"""The texts of the errors that are found before the application; others have their reason phrase."""
+
+EMPTY_ERROR = [(b"content-length", b"0"), (b"connection", b"close")]
+"""The header fields of Hypercorn's own errors, which have no body."""
 
 
 class LenientConnection(h11.Connection):
@@ -62,6 +78,7 @@ class LenientH11Protocol(H11Protocol):
         self.connection = LenientConnection(h11.SERVER, max_incomplete_event_size=limit)
 
         self._reading_ended = False
+        self._refused = False
 
     async def handle(self, event: hypercorn.events.Event) -> None:
         """Handle received bytes (none: the client has closed its sending side), or the end of the connection.
@@ -85,3 +102,35 @@ class LenientH11Protocol(H11Protocol):
     def _answering(self) -> bool:
         """Whether a request was received to its end and is not yet answered to its end."""
         return self.stream is not None and self.connection.their_state in {h11.MUST_CLOSE, h11.CLOSED}
+
+    async def stream_send(self, event: hypercorn.protocol.events.Event) -> None:
+        """Send a part of an answer. An error of Hypercorn itself is completed, and ends the connection."""
+        if self._refused:
+            return
+        if not isinstance(event, Response) or event.headers != EMPTY_ERROR:
+            await super().stream_send(event)
+            return
+        await self._send_error_response(event.status_code)
+        self._refused, self.stream = True, None
+        await self.send(Closed())  # Hypercorn leaves it open after a refused upgrade
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer with an error in the form of all others: JSON that any page may read."""
+        detail = DETAILS.get(status_code) or http.HTTPStatus(status_code).phrase
+        body = json.dumps({"detail": detail}).encode()
+        headers = [
+            *self.config.response_headers("h11"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+            *cors.HEADERS,
+        ]
+        head_only = isinstance(self.stream, HTTPStream) and self.stream.scope["method"] == "HEAD"
+        answer = (
+            h11.Response(status_code=status_code, headers=headers),
+            h11.Data(data=b"" if head_only else body),
+            h11.EndOfMessage(),
+        )
+        # At once, since the application may be about to answer as well.
+        await self.send(RawData(b"".join(self.connection.send(event) for event in answer)))
