@@ -53,6 +53,14 @@ def test_the_fields_of_a_trusted_proxy(fields: dict[str, str], wanted: tuple[str
     assert PROXIES.asked("127.0.0.1", "http", "m:80", fields) == wanted
 
 
+@pytest.mark.parametrize("begin", ["", "for=", 'for="', "for", "for=1 ", ",", 'for="\\'])
+@pytest.mark.parametrize("repeated", [" ", "-", "\\\\", "a=", ",", "; "])
+def test_a_long_field_is_read_in_linear_time(begin: str, repeated: str) -> None:
+    # In quadratic time this would take half an hour.
+    field = f"{begin}{repeated * 300_000}\n"
+    assert PROXIES.asked("127.0.0.1", "http", "m:80", {"forwarded": field}).host == "m:80"
+
+
 @pytest.mark.parametrize(
     ("peer", "trusted"),
     [
