@@ -100,7 +100,7 @@ def problem_of(address: str, ports: set[int], local: Sequence[str]) -> str:
 
 
 def listening_sockets() -> list[Listener]:
-    """Return the TCP sockets that this process listens on, or is about to: bound ones without a peer.
+    """Return the TCP sockets that this process listens on, or is about to.
 
     Hypercorn on asyncio starts the application between `bind` and `listen`.
     """
@@ -113,11 +113,21 @@ def listening_sockets() -> list[Listener]:
         try:
             if each.family in {socket.AF_INET, socket.AF_INET6} and each.type == socket.SOCK_STREAM:
                 host, port = each.getsockname()[:2]
-                if port and not _has_peer(each):
+                if port and _listens(each):
                     found.append(Listener(host, port))
         finally:
             each.detach()
     return found
+
+
+def _listens(each: socket.socket) -> bool:
+    """Return whether a socket listens, or is a server's that is bound only.
+
+    Servers set SO_REUSEADDR. A connection that is being opened, or was reset, has an own port and no peer, too.
+    """
+    if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) and not _has_peer(each)
 
 
 def _has_peer(connection: socket.socket) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,6 +84,7 @@ def test_the_problem_of_an_address(address: str, ports: set[int], local: list[st
 
 def test_a_socket_that_is_bound_counts_as_listening_and_a_connection_does_not():
     with socket.socket() as bound, socket.socket(socket.AF_UNIX), socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server does
         bound.bind(("127.0.0.1", 0))
         datagram.bind(("127.0.0.1", 0))
         assert Listener(*bound.getsockname()) in listening_sockets()
@@ -92,6 +95,29 @@ def test_a_socket_that_is_bound_counts_as_listening_and_a_connection_does_not():
             assert Listener(*client.getsockname()) not in found
             assert Listener(*datagram.getsockname()) not in found
             assert accepted.getsockname() == bound.getsockname()
+
+
+def test_a_connection_that_is_being_opened_or_was_reset_does_not_count_as_listening():
+    # So are those to a master that is away, while this node looks for its address.
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        opened = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for each in opened:
+            each.setblocking(False)
+            with suppress(BlockingIOError):
+                each.connect(full.getsockname())
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        reset = stack.enter_context(socket.create_connection(server.getsockname()))
+        accepted, _ = server.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            reset.recv(1)
+        found = listening_sockets()
+        assert not {Listener(*each.getsockname()) for each in (*opened, reset)} & {*found}
+        assert {Listener(*each.getsockname()) for each in (full, server)} <= {*found}
 
 
 async def test_the_default_is_found_again_when_the_network_has_changed(monkeypatch: pytest.MonkeyPatch):
