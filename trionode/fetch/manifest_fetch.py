@@ -94,9 +94,12 @@ class ManifestFetcher:
 
 
 def _end_of(manifest: Manifest) -> int:
-    """Return where the end of a package begins: its directory, and all that may be read to find that."""
+    """Return where the end of a package begins: its directory, and all that may be read to find that.
+
+    Not at its first byte, however short it is: a client that asks for the whole unpacks what it gets.
+    """
     last = manifest.chunks[-1] if manifest.chunks else None
-    return min(manifest.size - END_RECORD_BYTES, 0 if last is None else last.offset + last.size)
+    return max(1, min(manifest.size - END_RECORD_BYTES, 0 if last is None else last.offset + last.size))
 
 
 class _Turn:

@@ -70,8 +70,8 @@ async def no_room(needed: int, *, full_disk: bool = False) -> None:
 
 
 @asynccontextmanager
-async def filling(tmp_path: Path) -> AsyncIterator[tuple[SlowMaster, LiveFill]]:
-    path = make_package(tmp_path / "p.zip", make_documents(20, MIB), level=0).path
+async def filling(tmp_path: Path, count: int = 20, size: int = MIB) -> AsyncIterator[tuple[SlowMaster, LiveFill]]:
+    path = make_package(tmp_path / "p.zip", make_documents(count, size), level=0).path
     manifest = split_file(path)
     store = Store.open(tmp_path / "storage")
     master = SlowMaster(path.read_bytes())
@@ -128,6 +128,15 @@ async def test_the_last_bytes_may_be_sent_only_after_the_whole_package_was_verif
             assert await live.available(last) == HOLD_BACK_BYTES
             assert live.finished
         assert live.waiting_offsets() == []
+
+
+async def test_a_short_package_may_be_sent_only_after_the_whole_was_verified(tmp_path: Path):
+    async with filling(tmp_path, 2, 1000) as (master, live):
+        assert live.size is not None and live.size < HOLD_BACK_BYTES
+        with live.followed():
+            master.answer(100)
+            assert await live.available(0) == live.size
+            assert live.finished
 
 
 async def test_the_directory_of_a_zip_may_be_sent_at_once(tmp_path: Path):
