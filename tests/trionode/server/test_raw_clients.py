@@ -198,3 +198,21 @@ def test_errors_of_the_server_itself_have_a_detail_and_may_be_read_by_pages(
     assert int(answer.fields["content-length"]) == len(answer.body)
     (detail,) = json.loads(answer.body).values()
     assert len(detail) > 10
+
+
+# -- requests that are not valid, or ask for what is not there
+
+
+@pytest.mark.parametrize("target", ["?", "?v=1", "health", "ftp://x/health", "*"])
+def test_a_target_that_is_no_path_is_answered_404(server: Server, target: str):
+    answer = server.exchange(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert answer.status == 404, answer.raw
+    assert "detail" in json.loads(answer.body)
+    assert answer.fields["access-control-allow-origin"] == "*"
+    assert "Traceback" not in server.process.log()
+
+
+def test_an_absolute_target_may_have_any_host(server: Server):
+    request = b"GET http://[::1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert server.exchange(request).status == 200
+    assert "Traceback" not in server.process.log()
