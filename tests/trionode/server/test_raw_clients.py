@@ -216,3 +216,13 @@ def test_an_absolute_target_may_have_any_host(server: Server):
     request = b"GET http://[::1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert server.exchange(request).status == 200
     assert "Traceback" not in server.process.log()
+
+
+@pytest.mark.parametrize("fields", ["Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "X: y"])
+def test_a_request_for_a_websocket_gets_an_ordinary_answer(server: Server, fields: str):
+    """No route has one, and a server may ignore Upgrade (RFC 9110, 7.8)."""
+    upgrade = f"HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n{fields}"
+    for half_close in (False, True):
+        assert server.exchange(f"GET /health {upgrade}\r\n\r\n".encode(), half_close=half_close).status == 200
+        answer = server.exchange(f"GET {server.package} {upgrade}\r\n\r\n".encode(), half_close=half_close)
+        assert answer.body == server.content

@@ -80,6 +80,18 @@ class LenientH11Protocol(H11Protocol):
         self._reading_ended = False
         self._refused = False
 
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Pass a request to the application, without a wish for a websocket (RFC 9110, 7.8): none has one.
+
+        Hypercorn keeps a connection whose handshake it has refused for ever (measured).
+        """
+        if any(name == b"upgrade" for name, _ in request.headers):
+            rest = [(name, value) for name, value in request.headers if name != b"upgrade"]
+            request = h11.Request(
+                method=request.method, target=request.target, headers=rest, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
     async def handle(self, event: hypercorn.events.Event) -> None:
         """Handle received bytes (none: the client has closed its sending side), or the end of the connection.
 
