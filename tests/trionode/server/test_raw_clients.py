@@ -226,3 +226,17 @@ def test_a_request_for_a_websocket_gets_an_ordinary_answer(server: Server, field
         assert server.exchange(f"GET /health {upgrade}\r\n\r\n".encode(), half_close=half_close).status == 200
         answer = server.exchange(f"GET {server.package} {upgrade}\r\n\r\n".encode(), half_close=half_close)
         assert answer.body == server.content
+
+
+def test_a_body_that_becomes_invalid_during_the_answer_cuts_it_off(server: Server):
+    request = f"GET {server.package} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n".encode()
+    with server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        connection.sendall(request)
+        received = connection.recv(1 << 16)
+        connection.sendall(b"abXX\r\n")
+        received += read_to_end(connection)
+    answer = Answer(received)
+    assert answer.status == 200
+    assert len(answer.body) < len(server.content)
+    assert "Traceback" not in server.process.log()

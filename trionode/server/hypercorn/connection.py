@@ -8,7 +8,6 @@ data passthrough writes the framing, and `os.sendfile` the file.
 from __future__ import annotations
 
 import functools
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import h11
@@ -222,8 +221,8 @@ class Connection(TCPServer):
         """
         stream: trio.abc.Stream = self.stream
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        # Busy: an error of the client and the end of the answer may both close it.
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+        # Not during a write: an invalid rest of a request is noticed while its answer is being sent.
+        async with _Writing(self):
             await cast("trio.abc.HalfCloseableStream", transport).send_eof()
         await self.protocol.handle(Closed())
         await self.idle_task.restart(self._task_group, self._close_idle)
