@@ -2,8 +2,8 @@
 
 Quart keeps the whole body in memory until the handler is done (measured: 180 MB before it ran). Here a request whose
 Content-Length is too large is answered 413 before the application sees it. Without a length the request is answered
-413, or its answer cut off, as soon as more than the limit has arrived. In both cases the server closes the connection,
-since the rest of the body is still to come.
+413 as soon as more than the limit has arrived, or an answer that has begun is sent to its end. In both cases the server
+closes the connection, since the rest of the body is still to come.
 """
 
 from __future__ import annotations
@@ -54,28 +54,34 @@ class BodyLimit:
             await self._app(scope, receive, send)
 
     async def _watch(self, scope: Any, receive: Any, send: Any) -> None:
-        received, complete, answered = 0, False, False
+        received, complete, answered, refused = 0, False, False, False
 
         async def counting() -> Any:
-            nonlocal received, complete
-            if received > self._limit:
+            nonlocal received, complete, refused
+            if refused:
                 return {"type": "http.disconnect"}
             message = await receive()
             complete = not message.get("more_body", False)
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
+                if received > self._limit and answered:
+                    await _discard(receive)
+                    complete = True
+                    return {"type": "http.disconnect"}
                 if received > self._limit:
                     # The application drops the request, as if the client had left.
+                    refused = True
                     return {"type": "http.disconnect"}
             return message
 
         async def recording(message: Any) -> None:
             nonlocal answered
-            answered = True
-            await send(message)
+            if not refused:
+                answered = True
+                await send(message)
 
         await self._app(scope, counting, recording)
-        if received > self._limit and not answered:
+        if refused:
             await self._refuse(scope, receive, send)
         elif not complete:
             # A route answers as soon as it can, while the body, which it ignores, is still arriving.

@@ -240,3 +240,12 @@ def test_a_body_that_becomes_invalid_during_the_answer_cuts_it_off(server: Serve
     assert answer.status == 200
     assert len(answer.body) < len(server.content)
     assert "Traceback" not in server.process.log()
+
+
+@pytest.mark.parametrize("path", ["/health", "/none", "/api/v1/meetings/big/download-package"])
+def test_a_chunked_body_that_is_too_large_gets_a_whole_answer_and_the_connection_is_closed(server: Server, path: str):
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    for _ in range(3):
+        answer = server.exchange(head + b"%x\r\n" % (2 << 20) + bytes(2 << 20) + b"\r\n0\r\n\r\n")
+        assert answer.status in {404, 405, 413}
+        assert len(answer.body) == int(answer.fields["content-length"])
