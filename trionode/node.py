@@ -29,6 +29,10 @@ STOP_SECONDS = 4.0
 END_SECONDS = 10.0
 """Time limit for the end of the process after the drain: of the last requests, the services and their storage."""
 
+MARK_SECONDS = 1.0
+"""Time limit of writing into the storage's lock that this node is ending: a disk that does not answer must not keep it
+from being unregistered."""
+
 _log = structlog.get_logger("trionode.node")
 
 
@@ -138,11 +142,17 @@ class Node:
 
     async def _set_ending(self, drain_seconds: float) -> None:
         """Let the next process on the storage folder wait for the end of this one."""
-        if self._services is not None:
+        if self._services is None:
+            return
+        set_ending, seconds = self._services.lock.set_ending, drain_seconds + END_SECONDS
+        why = "the disk does not answer"
+        with trio.move_on_after(MARK_SECONDS):
             try:
-                await trio.to_thread.run_sync(self._services.lock.set_ending, drain_seconds + END_SECONDS)
+                await trio.to_thread.run_sync(set_ending, seconds, abandon_on_cancel=True)
+                return
             except OSError as error:
-                _log.warning("the storage's lock cannot say that this node is ending", why=str(error))
+                why = str(error)
+        _log.warning("the storage's lock cannot say that this node is ending", why=why)
 
     async def drain_and_end(self) -> bool:
         """Drain, and end the server if it is ours. Return whether the server ends. Raises `NodeStopped`."""

@@ -96,6 +96,23 @@ async def test_a_node_ends_although_its_event_loop_waits_for_the_disk(hanging: P
     assert await ends(node.process) == 1
 
 
+@pytest.mark.parametrize("start", ["serve", "hypercorn", "hypercorn-trio"])
+async def test_a_node_is_unregistered_and_ends_although_its_lock_cannot_be_written(
+    hanging: Path, spawn: Spawner, fakes: FakeFactory, folder: Path, tmp_path: Path, start: Start
+):
+    master = fakes.master(folder)
+    (hanging / "sitecustomize.py").write_text(
+        HANG.format(call="unused") + "import store; store.StorageLock.set_ending = hang\n"
+    )
+    node = run_node(spawn, master.url, tmp_path / "storage", start=start, drain_seconds=1)
+    await node.until_logged("connected to the master")
+    node.process.send_signal(signal.SIGTERM)
+    await trio.to_thread.run_sync(lambda: node.process.wait(within=END_SECONDS + 20))
+    assert "the disk hangs" in node.process.log()
+    assert "Timeout (" not in node.process.log(), "it was not ended from outside"
+    assert not master.state()["nodes"]
+
+
 async def test_the_shim_ends_although_a_thread_waits_for_the_disk(
     hanging: Path, spawn: Spawner, folder: Path, package: Package
 ):
