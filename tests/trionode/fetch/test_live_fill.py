@@ -132,7 +132,8 @@ async def test_the_last_bytes_may_be_sent_only_after_the_whole_package_was_verif
 
 async def test_a_short_package_may_be_sent_only_after_the_whole_was_verified(tmp_path: Path):
     async with filling(tmp_path, 2, 1000) as (master, live):
-        assert live.size is not None and live.size < HOLD_BACK_BYTES
+        assert live.size is not None
+        assert live.size < HOLD_BACK_BYTES
         with live.followed():
             master.answer(100)
             assert await live.available(0) == live.size
