@@ -5,7 +5,6 @@ Imports at the top are light, so that `--help` and usage errors are quick: the s
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -99,6 +98,8 @@ def status(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
 ) -> int:
     """Show the nodes, the meetings and the downloads of a running master."""
+    from trionode.cli.output import StandardOutput, print_json
+
     from . import remote_status
 
     try:
@@ -106,9 +107,9 @@ def status(
     except remote_status.NoMaster as error:
         return _refuse(str(error), NOT_RUNNING)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
     else:
-        remote_status.show(url, report)
+        remote_status.show(StandardOutput(), url, report)
     return 0
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 from rich.text import Text
 
 from .protocol import one_line
 from .registry import LATE_SECONDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CALL_SECONDS = 5.0
 """Time limit of the call; a master answers within milliseconds."""
@@ -56,9 +58,8 @@ def fetch(url: str) -> dict[str, Any]:
     return report
 
 
-def show(url: str, report: dict[str, Any]) -> None:
+def show(console: Console, url: str, report: dict[str, Any]) -> None:
     """Print a status for people."""
-    console = Console()
     downloads = report["downloads"]
     offered = sum(node["offered"] for node in report["nodes"])
     facts = Table.grid(padding=(0, 2))

@@ -16,8 +16,8 @@ from master_shim.protocol import one_line
 from store import age_of
 
 from . import exits
-from .output import StandardOutput
-from .storage import SHORT, AsJson, Config, StoragePath, ask_node, open_storage, print_json, settings_of
+from .output import StandardOutput, print_json
+from .storage import SHORT, AsJson, Config, StoragePath, ask_node, open_storage, settings_of
 
 if TYPE_CHECKING:
     from store import Digest, Ref, Store

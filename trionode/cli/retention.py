@@ -14,6 +14,7 @@ from store.eviction import RETIRED_SECONDS
 
 from ..errors import CommandFailed
 from . import exits
+from .output import print_json
 from .storage import (
     SHORT,
     AsJson,
@@ -22,7 +23,6 @@ from .storage import (
     complain,
     find,
     open_storage,
-    print_json,
     settings_of,
     size_of,
 )

@@ -12,8 +12,8 @@ from master_shim.protocol import one_line
 
 from . import exits
 from .node_client import node_at, node_of
-from .output import StandardOutput
-from .storage import SHORT, AsJson, Config, StoragePath, print_json, settings_of
+from .output import StandardOutput, print_json
+from .storage import SHORT, AsJson, Config, StoragePath, settings_of
 
 MAX_SHOWN_CHARS = 1_000
 """Length limit of any text from a node."""

@@ -7,7 +7,6 @@ unlinks, opening removes only leftovers that are not locked, and the node checks
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from . import exits
 from .node_client import node_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from store import Digest, Ref
 
     from ..settings import Settings
@@ -129,12 +126,6 @@ def ask_node(settings: Settings) -> dict[str, Any] | None:
             return node.call("GET", "/api/status")
     except CommandFailed:
         return None
-
-
-def print_json(report: Mapping[str, object]) -> None:
-    """Print a result as JSON. It is valid in every encoding of the output."""
-    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(report, ensure_ascii=not unicode, indent=2))
 
 
 def complain(sentence: str) -> None:

@@ -20,6 +20,7 @@ from store import InvalidManifest, PackageChanged, PackageRejected, Ref, split_f
 from ..errors import CommandFailed, NodeError
 from ..fetch.scheduler import plan_batches
 from . import exits
+from .output import print_json
 from .storage import (
     SHORT,
     AsJson,
@@ -29,7 +30,6 @@ from .storage import (
     find,
     find_version,
     open_storage,
-    print_json,
     settings_of,
     size_of,
 )

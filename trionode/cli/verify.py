@@ -16,6 +16,7 @@ from store.layout import Layout, parse_name
 
 from . import exits
 from .findings import DAMAGED, DROPPED, REPAIRED, RIGHT, Finding
+from .output import print_json
 from .storage import (
     SHORT,
     AsJson,
@@ -23,7 +24,6 @@ from .storage import (
     StoragePath,
     find,
     open_storage,
-    print_json,
     settings_of,
 )
 

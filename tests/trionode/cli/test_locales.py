@@ -32,22 +32,32 @@ async def test_names_are_utf_8_and_output_replaces_what_is_missing(
     packages, storage = tmp_path / "packages", tmp_path / "数据"
     packages.mkdir()
     make_package(packages / "会议.zip", make_documents(1, 1_000))
+    make_package(packages / "é😀.zip", make_documents(1, 1_000))
     master = ShimMaster(spawn, packages)
     config = tmp_path / "trionode.toml"
     config.write_text(f'storage_path = "{storage}"\n', encoding="utf-8")
     node = run_node(spawn, master.url, storage, start=start, env=env)
     await node.until_synced("会议")
-    assert sorted(path.name for path in storage.glob("meetings/*")) == ["%E4%BC%9A%E8%AE%AE.json"]
+    await node.until_synced("é😀")
+    names = ["%C3%A9%F0%9F%98%80.json", "%E4%BC%9A%E8%AE%AE.json"]
+    assert sorted(path.name for path in storage.glob("meetings/*")) == names
     health = (await node.get("/health")).json()
     assert health["storage_path"] == str(storage)
-    for command in (["status", node.url], ["ls", "--storage-path", storage], ["ls", "--config", config]):
+    for command in (
+        ["trionode", "status", node.url],
+        ["trionode", "ls", "--storage-path", storage],
+        ["trionode", "ls", "--config", config],
+        ["master-shim", "status", master.url],
+    ):
         for more in ([], ["--json"]):
             done = subprocess.run(
-                [BIN / "trionode", *command, *more], env={**os.environ, **env}, capture_output=True, check=False
+                [BIN / command[0], *command[1:], *more], env={**os.environ, **env}, capture_output=True, check=False
             )
             assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")
             if more:
-                assert "会议" in json.dumps(json.loads(done.stdout), ensure_ascii=False)
+                shown = json.dumps(json.loads(done.stdout), ensure_ascii=False)
+                assert "会议" in shown
+                assert "é😀" in shown
     answer = httpx.get(node.package_url("%E4%BC%9A%E8%AE%AE"), trust_env=False)
     assert answer.status_code == 200
     assert node.process.stop() == 0

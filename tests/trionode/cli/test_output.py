@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 
+from tests.support.masters import ShimMaster
 from tests.support.nodes import BIN
 from tests.support.processes import free_port, port_open
 from tests.support.waiting import eventually
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.nodes import OurNode
     from tests.support.packages import Package
+    from tests.support.processes import Spawner
     from tests.trionode.cli.conftest import Run
 
 UNREAD = 128 + 13
@@ -59,6 +61,14 @@ async def test_a_command_to_a_node_whose_output_is_not_read_ends_quietly(node: O
 async def test_the_shim_whose_output_is_not_read_ends_quietly(folder: Path):
     command = (sys.executable, "-m", "master_shim", "serve", "--host", "127.0.0.1", "--port", "0")
     assert await unread(*command, "--packages", folder) == (UNREAD, "")
+
+
+@pytest.mark.parametrize("arguments", ["status", "status --json"])
+async def test_a_command_to_a_master_whose_output_is_not_read_ends_quietly(
+    spawn: Spawner, folder: Path, arguments: str
+):
+    master = ShimMaster(spawn, folder)
+    assert await unread(BIN / "master-shim", *arguments.split(), master.url) == (UNREAD, "")
 
 
 @pytest.mark.parametrize("program", ["node", "master-shim"])
