@@ -117,7 +117,7 @@ class DirectoryPackages:
         self._doubt, self._last_state = None, state
         self._names = packages
         for gone in self._details.keys() - packages.keys():
-            del self._details[gone]
+            self._details.pop(gone, None)  # perhaps removed by another thread that reads the folder
         self._last = tuple(self._meeting(name, descriptions.get(name)) for name in sorted(packages))
         return self._last
 

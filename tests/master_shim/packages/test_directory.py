@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -144,3 +147,28 @@ async def test_hostile_ids_do_not_list_the_folder(tmp_path: Path, monkeypatch: p
     async with client_of(MasterShim(packages)) as client:
         for number in range(10):
             assert (await client.get(f"{API}/meetings/guess{number}/download-package")).status_code == 404
+
+
+def test_meetings_may_end_while_several_requests_read_the_folder(tmp_path: Path) -> None:
+    together, interval = Barrier(4), sys.getswitchinterval()
+
+    def read(source: DirectoryPackages) -> int:
+        together.wait()
+        return len(source.read())
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for turn in range(20):
+                folder = tmp_path / str(turn)
+                folder.mkdir()
+                for number in range(300):
+                    (folder / f"{number}.zip").touch()
+                    (folder / f"{number}.json").write_text('{"title": "t"}')
+                source = DirectoryPackages(folder)
+                assert len(source.read()) == 300
+                for number in range(1, 300):
+                    (folder / f"{number}.zip").unlink()
+                assert [*threads.map(read, [source] * 4)] == [1] * 4
+    finally:
+        sys.setswitchinterval(interval)
