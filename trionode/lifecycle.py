@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+END_SECONDS = 10.0
+"""Time to end after the drain, more than every step of it takes together. Then the process is ended from outside its
+threads: one that waits for a disk that does not answer can be neither cancelled nor joined."""
+
+
 class NodeState(enum.Enum):
     """`STARTING`, `FAILED` and `STOPPED` nodes serve no packages; only a `SERVING` node is ready for new clients."""
 

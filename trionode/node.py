@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from .errors import NodeStopped
-from .lifecycle import Lifecycle, NodeEvent
+from .lifecycle import END_SECONDS, Lifecycle, NodeEvent
 from .services import open_services
 from .supervision import supervise
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 4.0
 """Time limit for the end of all services, unregistering included. Quart allows 5."""
-
-END_SECONDS = 10.0
-"""Time limit for the end of the process after the drain: of the last requests, the services and their storage."""
 
 MARK_SECONDS = 1.0
 """Time limit of writing into the storage's lock that this node is ending: a disk that does not answer must not keep it

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from ..errors import SettingError
+from ..lifecycle import END_SECONDS
 from ..live_settings import LiveSettings, warn_of_unknown_variables, warn_of_unused
 from ..logs import configure_logs, set_level
 from ..node import Node
@@ -24,7 +25,7 @@ from .hypercorn import ConnectionLimits, install
 from .hypercorn.control import ControlServer
 from .hypercorn.sigterm import delay_sigterm
 from .open_files import raise_open_files
-from .runner import END_SECONDS, EXIT_USAGE, end_process_after
+from .runner import EXIT_USAGE, end_process_after
 
 if TYPE_CHECKING:
     from typing import NoReturn

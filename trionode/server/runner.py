@@ -17,6 +17,7 @@ from hypercorn.config import Config
 from hypercorn.trio.run import worker_serve
 from hypercorn.utils import wrap_app
 
+from ..lifecycle import END_SECONDS
 from .listeners import for_hypercorn
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ QUIET_POLL_SECONDS = 0.05
 
 HANDSHAKE_SECONDS = 10.0
 """Time limit of a TLS handshake. Hypercorn allows a minute."""
-
-END_SECONDS = 10.0
-"""Time to end after the drain, more than every step of it takes together. Then the process is ended from outside its
-threads: one that waits for a disk that does not answer can be neither cancelled nor joined."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 

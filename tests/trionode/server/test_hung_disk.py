@@ -12,7 +12,7 @@ from tests.support.nodes import Start, run_node
 from tests.support.packages import make_documents, make_package
 from tests.support.shim_process import serve_shim
 from tests.support.waiting import eventually
-from trionode.server.runner import END_SECONDS
+from trionode.lifecycle import END_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
