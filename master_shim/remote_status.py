@@ -45,8 +45,10 @@ def fetch(url: str) -> dict[str, Any]:
         connection.request("GET", f"{parts.path.rstrip('/')}/api/v1/nodes/status")
         with connection.getresponse() as answer:
             status, body = answer.status, answer.read(MAX_ANSWER_BYTES)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError) as error:
         raise NoMaster(f"{absent} ({error})") from error
+    except http.client.HTTPException as error:  # its text may be any bytes
+        raise NoMaster(f"{absent} (but a program that does not speak HTTP)") from error
     finally:
         connection.close()
     try:

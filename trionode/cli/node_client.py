@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import STORAGE_SETTING, CommandFailed
+from ..master.tls import reason_of
 from ..web.control import short_path
 from . import exits
 
@@ -45,17 +46,25 @@ class NodeClient:
         try:
             self._connection.request(method, self._prefix + path)
             with self._connection.getresponse() as answer:
-                report = json.loads(answer.read(MAX_ANSWER_BYTES))
+                body = answer.read(MAX_ANSWER_BYTES)
         except PermissionError:
             raise
         except (ConnectionError, FileNotFoundError) as error:
             raise NodeGone(f"{self._absent} ({error})", exits.NOT_RUNNING) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CommandFailed(f"{self._absent} ({error})", exits.NOT_RUNNING) from error
+        except (OSError, ValueError) as error:
+            raise CommandFailed(f"{self._absent} ({reason_of(error)})", exits.NOT_RUNNING) from error
+        except http.client.HTTPException as error:
+            raise CommandFailed(
+                f"{self._absent} (but a program that does not speak HTTP)", exits.NOT_RUNNING
+            ) from error
         finally:
             self._connection.close()
-        if not isinstance(report, dict):
-            raise CommandFailed(f"{self._absent} (but another program)", exits.NOT_RUNNING)
+        try:
+            report = json.loads(body)
+        except ValueError:
+            report = None
+        if not isinstance(report, dict) or answer.status == http.client.NOT_FOUND:
+            raise CommandFailed(f"{self._absent} (but another program; HTTP status {answer.status})", exits.NOT_RUNNING)
         if answer.status != http.client.OK:
             reason = f"the node at {self._name} refuses: {report.get('detail', answer.status)}"
             status = exits.USAGE if answer.status == http.client.BAD_REQUEST else exits.NOT_RUNNING

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from master_shim.protocol import one_line
 
+from ..errors import CommandFailed
 from . import exits
 from .node_client import node_at, node_of
 from .output import StandardOutput, print_json
@@ -34,6 +35,8 @@ def status(
             report = node.call("GET", "/api/status")
     else:
         report = node_at(url).call("GET", "/api/status")
+        if "versions" not in report:  # such as a node of the deployed system
+            raise CommandFailed(f"what answers at {url} is no trionode", exits.NOT_RUNNING)
     if as_json:
         print_json(report)
     else:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+from threading import Thread
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.processes import free_port
 from trionode.cli.exits import NOT_RUNNING, OK
@@ -40,3 +44,33 @@ async def test_status_reports_that_no_node_answers(storage: Path, tmp_path: Path
         assert f"no node runs on the storage folder {folder}" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", "but another program; HTTP status 200"),
+        ('HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\n{"detail": ""}', "but another program; HTTP status 404"),
+        ('HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"running": true}', "is no trionode"),
+        ("SSH-2.0-OpenSSH_9.2\x1b[31m\r\n", "does not speak HTTP"),
+    ],
+    ids=["a web page", "a master", "a deployed node", "ssh"],
+)
+async def test_another_program_at_the_address_is_explained(trionode: Trionode, answer: str, words: str):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer.encode())
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = await trionode("status", address)
+        thread.join()
+    assert (done.returncode, done.stdout) == (NOT_RUNNING, "")
+    assert address in done.stderr
+    assert words in done.stderr
+    assert (done.stderr.count("\n"), done.stderr.count("\x1b")) == (1, 0)
