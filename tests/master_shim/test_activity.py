@@ -81,7 +81,8 @@ async def test_silence_is_noticed_while_no_request_comes(
         await to_app.send({"type": "lifespan.startup"})
         nursery.start_soon(app, {"type": "lifespan"}, incoming.receive, send)
         async with client_of(app) as client:
-            await heartbeat(client, "n1", {})
+            await heartbeat(client, "n1", {})  # in a thread, for which the clock would not wait
+        mock_clock.autojump_threshold = 0
         await trio.sleep(13.5)
         assert [line.split(":")[0] for line in lines(caplog)[1:]] == ["WARNING node n1 at n1"]
         assert sent == ["lifespan.startup.complete"]

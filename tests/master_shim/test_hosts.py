@@ -12,13 +12,15 @@ from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import PlainTextResponse
 
 from master_shim import DirectoryPackages, MasterShim, MasterShimMiddleware
+from tests.support.packages import zip_of
 from tests.support.processes import ROOT, free_port
-from tests.support.shim_app import API, DATA, client_of, put
+from tests.support.shim_app import API, client_of, put
 
 if TYPE_CHECKING:
     from tests.support.processes import Spawner
 
 BIN = Path(sys.executable).parent
+PACKAGE = zip_of(b"document")
 
 FASTAPI = """
 from pathlib import Path
@@ -81,7 +83,7 @@ TRIO = ("hypercorn", "-k", "trio", "--bind")
 
 
 def serve(spawn: Spawner, folder: Path, app: str, server: tuple[str, ...]) -> httpx.Client:
-    (folder / "file").write_bytes(DATA)
+    (folder / "file").write_bytes(PACKAGE)
     (folder / "host_app.py").write_text(app)
     port = free_port()
     program, *options = server
@@ -98,7 +100,7 @@ def test_a_plain_function_finds_packages_and_its_exceptions_are_answers(
     spawn: Spawner, tmp_path: Path, how: str, server: tuple[str, ...]
 ) -> None:
     with serve(spawn, tmp_path, f"{FASTAPI}\n{how}\n", server) as client:
-        assert client.get(f"{API}/meetings/m/download-package").content == DATA
+        assert client.get(f"{API}/meetings/m/download-package").content == PACKAGE
         assert client.get(f"{API}/meetings/unknown/manifest").status_code == 404
         answer = client.get(f"{API}/meetings/forbidden/download-package")
         assert (answer.status_code, answer.json()) == (403, {"detail": "not for you"})
@@ -113,7 +115,7 @@ def test_a_plain_function_finds_packages_and_its_exceptions_are_answers(
 
 def test_the_exceptions_of_quart_are_answers(spawn: Spawner, tmp_path: Path) -> None:
     with serve(spawn, tmp_path, QUART, TRIO) as client:
-        assert client.get(f"{API}/meetings/m/download-package").content == DATA
+        assert client.get(f"{API}/meetings/m/download-package").content == PACKAGE
         answer = client.get(f"{API}/meetings/forbidden/download-package")
         assert (answer.status_code, answer.json()) == (403, {"detail": "not for you"})
         assert answer.headers["content-type"] == "application/json"
@@ -141,7 +143,7 @@ def test_the_application_answers_what_is_no_route_of_the_mounted_shim(
 
 def test_below_a_prefix_the_shim_answers_every_path(spawn: Spawner, tmp_path: Path) -> None:
     with serve(spawn, tmp_path, f"{FASTAPI}\napp.mount('/own', shim)\n", UVICORN) as client:
-        assert client.get(f"/own{API}/meetings/m/download-package").content == DATA
+        assert client.get(f"/own{API}/meetings/m/download-package").content == PACKAGE
         answer = client.get("/own/nothing")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
 

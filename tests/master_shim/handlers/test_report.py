@@ -50,7 +50,7 @@ async def test_the_status_names_nodes_and_meetings(tmp_path: Path) -> None:
             "title": "empty",
             "version": None,
             "size": None,
-            "reason": "it is empty",
+            "reason": "a package has 1 to 9007199254740991 bytes, not 0",
             "nodes": 0,
             "filling": 0,
         },

@@ -181,7 +181,6 @@ REFUSED = {
     "a head that is too large": (431, b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (1 << 17)),
     "an unknown encoding": (501, b"POST /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n"),
     "a chunk without size": (400, b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
-    "an incomplete upgrade": (400, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
 }
 
 
