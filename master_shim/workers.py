@@ -33,9 +33,9 @@ class WorkerCheck:
         self._since: dict[object, float] = {}
 
     def check(self, server: Sequence[object] | None, now: float) -> None:
-        """Check the address at which a request came in: `server` of its ASGI scope."""
+        """Check the address at which a request came in: `server` of its ASGI scope, None if the server does not tell."""
         key = tuple(server or ())
-        if key in self._checked:
+        if not key or key in self._checked:
             return
         since = self._since.setdefault(key, now)
         if since < now < since + SETTLE_SECONDS:

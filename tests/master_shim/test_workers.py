@@ -65,8 +65,16 @@ def test_several_shims_in_one_process_are_several_masters(
     for check in (WorkerCheck(), WorkerCheck()):
         for now in (10.0, 100.0):
             check.check(server, now)
-            check.check(None, now)  # a server that does not tell
-            check.check(("/run/master.sock", None), now)
+            check.check((f"/run/{server[1]}.sock", None), now)
+    assert caplog.text == ""
+
+
+def test_processes_whose_servers_do_not_tell_the_address_are_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        held.bind(name_of(()))
+        check = WorkerCheck()
+        for now in (10.0, 100.0):
+            check.check(None, now)
     assert caplog.text == ""
 
 
