@@ -33,7 +33,7 @@ class WorkerCheck:
         self._since: dict[object, float] = {}
 
     def check(self, server: Sequence[object] | None, now: float) -> None:
-        """Check the address at which a request came in: `server` of its ASGI scope, None if the server does not tell."""
+        """Check the address at which a request came in: `server` of its ASGI scope, None if it is not told."""
         key = tuple(server or ())
         if not key or key in self._checked:
             return
