@@ -5,7 +5,6 @@ Imports at the top are light, so that `--help` and usage errors are quick: the s
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -115,7 +114,7 @@ def status(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 for success, 2 after a usage error or if it cannot start, 3 if no master answers."""
-    from trionode.cli import replace_unencodable
+    from trionode.cli import discard_unwritten, replace_unencodable
 
     replace_unencodable()
     try:
@@ -124,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CycloptsError as error:
         status = _refuse(f"{error} (see master-shim --help)")
     except BrokenPipeError:
-        # Whoever read the output has left. What is in the buffer would raise again at the end of the interpreter.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = UNREAD
+    finally:
+        discard_unwritten()
     sys.exit(status)
 
 

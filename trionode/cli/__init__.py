@@ -8,6 +8,7 @@ Exit statuses of all commands: 0 success; 1 failure; 2 wrong usage; 3 no node an
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -16,3 +17,12 @@ def replace_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def discard_unwritten() -> None:
+    """Discard what standard output and error could not write: Python would end with status 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

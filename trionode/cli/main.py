@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import cyclopts
 
-from . import exits, replace_unencodable
+from . import discard_unwritten, exits, replace_unencodable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = cli(arguments) or exits.OK
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer would raise again at the end of the interpreter.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.UNREAD
+        status = exits.UNREAD
     except Exception as error:  # noqa: BLE001 - `explain` raises bugs again
         from .explain import explain
 
         sentence, status = explain(error)
         print(f"trionode: {sentence}", file=sys.stderr)
+    finally:
+        discard_unwritten()
     return status

@@ -88,7 +88,8 @@ async def test_a_server_whose_log_is_not_read_serves_on(tmp_path: Path, folder: 
         "master-shim": (BIN / "master-shim", "serve", *address, "--packages", folder),
     }[program]
     reader, writer = os.pipe()
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=writer)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=writer, env=buffered)
     try:
         os.close(writer)
         os.close(reader)
