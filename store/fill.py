@@ -91,6 +91,11 @@ class Fill(StagedFile):
         """Bytes in the package."""
         return self._manifest.size
 
+    @property
+    def filled(self) -> int:
+        """Bytes of the package that are verified in the file. Valid after the end, too."""
+        return self._ranges.total
+
     def missing(self) -> Sequence[Chunk]:
         """Return the chunks that are not verified yet, in package order. Raises `ValueError` after the end."""
         self.fileno()

@@ -17,6 +17,12 @@ class RangeSet:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
+    @property
+    def total(self) -> int:
+        """Bytes in all ranges."""
+        with self._lock:
+            return sum(self._ends) - sum(self._starts)
+
     def add(self, start: int, end: int) -> None:
         """Add the range [start, end), which may overlap others."""
         with self._lock:

@@ -47,6 +47,11 @@ class StreamFill(StagedFile):
         """Bytes appended so far; all of them are in the file."""
         return self._size
 
+    @property
+    def filled(self) -> int:
+        """Bytes appended so far, as `size`."""
+        return self._size
+
     def covered(self, offset: int) -> int:
         """Return how many bytes from `offset` on are in the file."""
         return max(0, self._size - offset)

@@ -28,6 +28,7 @@ PURE = (
     "master_shim.node",
     "master_shim.protocol",
     "master_shim.protocol.answer",
+    "master_shim.protocol.chain",
     "master_shim.protocol.conditions",
     "master_shim.protocol.cors",
     "master_shim.protocol.forwarded",

@@ -118,6 +118,17 @@ class Settings:
     total_bytes_per_second: int = _setting(
         "0", RATE, "rate limit of all downloads together, such as 100M; 0: no limit", live=True
     )
+    sync_bytes_per_second: int = _setting(
+        "0",
+        RATE,
+        "rate limit of what this node fetches from the master and other nodes, such as 50M; 0: no limit",
+        live=True,
+    )
+    peers: str = _setting(
+        "auto",
+        choice("auto", "off"),
+        "auto: fetch packages from other nodes too, and send them to other nodes; off: only from the master",
+    )
     # A twentieth of a slow disk's rate; 50 GB in two hours, 700 GB in a day.
     scrub_bytes_per_second: int = _setting(
         "8M", SCRUB_RATE, "rate at which stored packages are read again to detect damage; 0: never"

@@ -189,7 +189,9 @@ class DownloadHandlers:
     async def package_nodes(self, request: Request) -> Answer:
         """List the nodes that hold or fill a version."""
         sources = self._registry.sources(_digest(request.argument), self._clock())
-        entries = [VersionNode(node.node_id, node.address, filling, node.scheme) for node, filling in sources]
+        entries = [
+            VersionNode(node.node_id, node.address, not filling, filling, node.scheme) for node, filling in sources
+        ]
         return json_answer(entries, 200, NO_STORE)
 
 

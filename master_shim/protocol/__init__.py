@@ -1,7 +1,7 @@
 """What node and shim share: wire types, names, and how a request is read and answered. Pure: no I/O, no clock.
 
-The wire types and names are exported here. `answer`, `conditions`, `cors`, `forwarded`, `ranges` and
-`target` are modules of it.
+The wire types and names are exported here. `answer`, `chain`, `conditions`, `cors`, `forwarded`,
+`ranges` and `target` are modules of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .messages import (
     NODE_TIMEOUT_SECONDS,
     PROTOCOL,
     UNREADABLE,
+    FillProgress,
     Heartbeat,
     HeartbeatAnswer,
     Load,
@@ -41,8 +42,8 @@ from .names import (
 
 __all__ = [
     "HEARTBEAT_SECONDS", "MAX_HEARTBEAT_BYTES", "MAX_HEARTBEAT_ITEMS", "MAX_MEETING_ID_BYTES", "MAX_TITLE_CHARS",
-    "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "SCHEMES", "UNREADABLE", "Heartbeat", "HeartbeatAnswer", "Load",
-    "MeetingName", "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus", "Unregistration",
-    "VersionNode", "attachment", "is_address", "is_meeting_id", "one_line", "own_address", "package_url",
-    "why_no_meeting_id",
+    "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PROTOCOL", "SCHEMES", "UNREADABLE", "FillProgress", "Heartbeat",
+    "HeartbeatAnswer", "Load", "MeetingName", "NodeInfo", "NodeStatus", "Registration", "TokenMeeting", "TokenStatus",
+    "Unregistration", "VersionNode", "attachment", "is_address", "is_meeting_id", "one_line", "own_address",
+    "package_url", "why_no_meeting_id",
 ]  # fmt: skip

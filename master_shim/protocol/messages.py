@@ -65,7 +65,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     `packages` maps meeting ids to the digests this node serves; `filling` lists the digests being filled; `tickets`
     are those seen since the last answered heartbeat. `protocol` 0 marks a legacy node. `scheme` is "http" or "https":
     how clients reach `address`, which is always `host:port`, since legacy masters put `http://` before it. `instance`
-    is made anew at each start, so that a master can tell a restarted node from another one with the same id.
+    is made anew at each start, so that a master can tell a restarted node from another one with the same id. `sources`
+    has for each digest in `filling` where it is fetched: the id of a node, or "" for the master.
     """
 
     node_id: str
@@ -80,6 +81,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     protocol: int = 0
     scheme: str = "http"
     instance: str = ""
+    sources: dict[str, str] = {}
 
 
 class HeartbeatAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -135,9 +137,29 @@ class NodeInfo(msgspec.Struct, frozen=True):
 
 
 class VersionNode(msgspec.Struct, frozen=True):
-    """One entry of `GET packages/{digest}/nodes`."""
+    """One entry of `GET packages/{digest}/nodes`: a node of ours, whether it has the version or not.
+
+    `held`: it has the whole version. `filling`: it is fetching it.
+    """
 
     node_id: str
     address: str
+    held: bool = False
     filling: bool = False
     scheme: str = "http"
+
+
+class FillProgress(msgspec.Struct, frozen=True):
+    """Answer of a node to another one, `GET meetings/{id}/fill`: how far its fill is.
+
+    `filled` are the bytes of the package that it has; `size` is null while unknown. `digest` is null until known; with
+    `held` the whole version is stored. `source` is the id of the node it fetches from, "" for the master. `slow`: it
+    receives less than half of what its source does, so a node that fetches from it should ask the one before it.
+    """
+
+    filled: int = 0
+    size: int | None = None
+    digest: str | None = None
+    held: bool = False
+    source: str = ""
+    slow: bool = False

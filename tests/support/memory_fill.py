@@ -68,6 +68,10 @@ class MemoryFill(_StagedFile):
     def size(self) -> int:
         return self.manifest.size
 
+    @property
+    def filled(self) -> int:
+        return self._ranges.total
+
     def missing(self) -> tuple[Chunk, ...]:
         self.fileno()
         return tuple(chunk for chunk in self._manifest.chunks if chunk not in self._have)
@@ -120,6 +124,10 @@ class MemoryStreamFill(_StagedFile):
     @property
     def size(self) -> int:
         return self._reserved
+
+    @property
+    def filled(self) -> int:
+        return self.size
 
     def covered(self, offset: int) -> int:
         return max(0, self.size - offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,30 @@ no zip that opens."""
 class LiveFill:
     """A fill in progress. `digest` and `size` (bytes) are None while unknown: a legacy master sends neither.
 
-    Its file is closed when the fill has ended and no download follows it.
+    `token` is the legacy master's when the fill began, else ""; `began_at` is in Trio's clock. The file is closed when
+    the fill has ended and no download follows it.
     """
 
-    def __init__(self, meeting_id: str, digest: Digest | None = None, size: int | None = None) -> None:
+    def __init__(
+        self,
+        meeting_id: str,
+        digest: Digest | None = None,
+        size: int | None = None,
+        *,
+        token: str = "",
+        began_at: float = 0.0,
+    ) -> None:
         self.meeting_id = meeting_id
         self.digest = digest
         self.size = size
+        self.token = token
+        self.began_at = began_at
+        self.source = ""
+        """The id of the node that the last bytes were requested from; "" for the master."""
+        self.slow = False
+        """Whether the fill receives less than half of what its source does."""
+        self.fetched: Counter[str] = Counter()
+        """Bytes received, by source."""
         self.error: Exception | None = None
         """Why the fill failed."""
         self.finished = False
@@ -44,6 +62,11 @@ class LiveFill:
         self._sending: set[trio.CancelScope] = set()
         self._moved = Broadcast()
         self._waiting: dict[object, int] = {}
+
+    @property
+    def filled(self) -> int:
+        """Bytes of the package that are here."""
+        return 0 if self._file is None else self._file.filled
 
     # -- For the task that fills
 

@@ -229,16 +229,17 @@ class Meetings:
                     await self._confirm(meeting, known, token)
                     return
         try:
-            manifest = await self._fill(meeting, None)
+            manifest = await self._fill(meeting, None, token)
         except NoSpace as error:
             meeting.outgrew = (token, error.needed)
             raise
         meeting.outgrew = None
         await self._confirm(meeting, manifest.digest, token)
 
-    async def _fill(self, meeting: Meeting, manifest: Manifest | None) -> Manifest:
+    async def _fill(self, meeting: Meeting, manifest: Manifest | None, token: str = "") -> Manifest:
         """Run one fill, and end it for its followers on every exit."""
-        live = LiveFill(meeting.id) if manifest is None else LiveFill(meeting.id, manifest.digest, manifest.size)
+        digest, size = (None, None) if manifest is None else (manifest.digest, manifest.size)
+        live = LiveFill(meeting.id, digest, size, token=token, began_at=trio.current_time())
         meeting.fill = live
         self._apply_event(meeting, MeetingEvent.FILL)
         error: Exception | None = FillFailed("the node is stopping")
