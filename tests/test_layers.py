@@ -40,13 +40,16 @@ PURE = (
     "master_shim.routes",
     "trionode.delivery.admission",
     "trionode.backoff",
+    "trionode.delivery.peers",
     "trionode.delivery.rate_limit",
     "trionode.errors",
+    "trionode.fetch.routing",
     "trionode.fetch.scheduler",
     "trionode.heartbeat.size_limit",
     "trionode.meetings.poll_plan",
     "trionode.meetings.states",
     "trionode.stats",
+    "trionode.token_bucket",
 )
 """Modules that only decide, from data and `now`. Of ours, they import only each other."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class OriginUnreachable(NodeError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the master cannot be reached: {what}")
+        self.what = what
 
 
 class OriginError(NodeError):
@@ -77,7 +79,50 @@ class OriginError(NodeError):
 
     def __init__(self, what: str, status: int = 0) -> None:
         super().__init__(f"the master's answer cannot be used: {what}")
+        self.what = what
         self.status = status
+
+
+class PeerFailure(Enum):
+    """Why another node is passed over as a source."""
+
+    UNREACHABLE = "unreachable"
+    SLOW = "slow"
+    BUSY = "busy"
+    REFUSED = "refused"
+    LIED = "wrong bytes"
+
+
+class PeerFailed(NodeError):
+    """Another node could not be fetched from."""
+
+    def __init__(self, node_id: str, failure: PeerFailure, what: str) -> None:
+        super().__init__(f"node {node_id} ({failure.value}): {what}")
+        self.node_id = node_id
+        self.failure = failure
+        self.what = what
+
+
+class PeersOff(NodeError):
+    """This node sends nothing to other nodes, since `peers` is off."""
+
+    def __init__(self) -> None:
+        super().__init__("this node sends nothing to other nodes: its setting peers is off")
+
+
+class NotBehind(NodeError):
+    """A node that is before this one in the order of a version must not wait for it."""
+
+    def __init__(self, asker: str) -> None:
+        super().__init__(f"this node does not have the version yet, and the node {asker} is before it in the order")
+
+
+class PeersBusy(NodeError):
+    """As many nodes as allowed fetch from this one."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} other nodes fetch from this one, which is its limit")
+        self.limit = limit
 
 
 class FillFailed(NodeError):

@@ -14,18 +14,24 @@ import trio
 from store import StorageLock, Store, node_id
 
 from .delivery.admission import Downloads
+from .delivery.peers import PeerRequests
 from .delivery.repr_digest import ReprDigests
 from .delivery.resolve import Resolver
 from .delivery.service import Delivery
 from .delivery.tickets import Tickets
 from .errors import StorageUnusable
 from .events import AutoResetEvent
+from .fetch.sources import Peers
 from .heartbeat.address import ReportedAddress
 from .heartbeat.builder import HeartbeatBuilder
 from .heartbeat.sender import HeartbeatSender
 from .master.client import Master
+from .master.transport import FetchPace
 from .meetings.poller import Poller
 from .meetings.service import Meetings
+from .peers.client import PeerClient
+from .peers.directory import Directory
+from .stats import PeerStats
 from .upkeep.eviction import Evictor
 from .upkeep.folder_watch import FolderWatch
 from .upkeep.repair import Repairer
@@ -86,12 +92,16 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
             times = await trio.to_thread.run_sync(ScrubTimes, settings.storage_path / "scrub.json")
         except OSError as error:
             raise StorageUnusable(settings.storage_path, error) from error
-        master = Master(settings.main_server, settings.ca_file)
+        pace = FetchPace()
+        stack.enter_context(live.subscribed(pace.configure))
+        master = Master(settings.main_server, settings.ca_file, pace)
+        peers = _peers(name, master, settings, pace)
         try:
-            yield _build(own, lock, store, master, times, live, lifecycle, stack)
+            yield _build(own, lock, store, master, peers, times, live, lifecycle, stack)
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await master.aclose()
+                await peers.client.aclose()
 
 
 def wait_for_ending_node(storage: Path) -> None:
@@ -125,11 +135,18 @@ def _open_store(settings: Settings) -> Store:
     return Store.open(settings.storage_path, max_bytes=settings.max_bytes, min_free_bytes=settings.min_free_bytes)
 
 
+def _peers(node_id: str, master: Master, settings: Settings, pace: FetchPace) -> Peers:
+    stats = PeerStats()
+    client = PeerClient(node_id, stats, settings.ca_file, pace)
+    return Peers(node_id, client, Directory(node_id, master, client, enabled=settings.peers == "auto"), stats)
+
+
 def _build(
     own: ReportedAddress,
     lock: StorageLock,
     store: Store,
     master: Master,
+    peers: Peers,
     times: ScrubTimes,
     live: LiveSettings,
     lifecycle: Lifecycle,
@@ -143,14 +160,15 @@ def _build(
     folder = FolderWatch(store)
     evictor = Evictor(store, folder)
     repairer = Repairer(store, master)
-    meetings = Meetings(store, master, rng, evictor.make_room, folder, repairer, beat_due)
+    meetings = Meetings(store, master, rng, evictor.make_room, folder, repairer, beat_due, peers)
     poller = Poller(master, meetings, settings.sync_interval, rng)
     tickets = Tickets()
     builder = HeartbeatBuilder(own, meetings, downloads, tickets, lifecycle)
     heartbeat = HeartbeatSender(own, builder, master, meetings, poller, tickets, beat_due, rng)
     rate = settings.scrub_bytes_per_second
     scrubber = Scrubber(store, repairer, times, rate, lambda: meetings.advertised().values())
-    delivery = Delivery(Resolver(store, meetings, poller, repairer), downloads, ReprDigests(), tickets)
+    peer_requests = PeerRequests(peers.node_id, enabled=settings.peers == "auto")
+    delivery = Delivery(Resolver(store, meetings, poller, repairer), downloads, ReprDigests(), tickets, peer_requests)
     for subscriber in (
         downloads.configure,
         evictor.configure,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of a histogram's buckets, in seconds: from a small answer on a LAN to a weak wireless network."""
@@ -31,6 +32,17 @@ class FillStats:
 
     done: int = 0
     failed: int = 0
+
+
+@dataclass(slots=True)
+class PeerStats:
+    """What was fetched from other nodes since the start."""
+
+    bytes_fetched: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """How often a node was passed over, by the reason (`errors.PeerFailure`)."""
+    wrong_bytes: Counter[str] = field(default_factory=Counter)
+    """Ranges with wrong bytes, by the id of the node that sent them."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,10 @@ NODE_TIMEOUT_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 """Interval of a node's heartbeats unless an answer's `next_seconds` sets another. Deployed nodes: 10."""
 
+PEER_FIELD = "Trionode-Peer"
+"""The header field of a request of one node to another: the id of the one that asks, and `;urgent` behind it if only
+the master is left to ask. An id has letters, digits, `.`, `_`, `:` and `-` only."""
+
 NO_TOKEN = "none"  # noqa: S105 - the token while no meeting is in progress
 
 MAX_HEARTBEAT_ITEMS = 10_000
@@ -147,6 +151,23 @@ class VersionNode(msgspec.Struct, frozen=True):
     held: bool = False
     filling: bool = False
     scheme: str = "http"
+
+
+class ListedNode(msgspec.Struct, frozen=True):
+    """One entry of `GET nodes/list`, as far as a node reads it. Deployed masters send no `scheme`."""
+
+    node_id: str
+    address: str
+    status: str = "online"
+    scheme: str = "http"
+
+
+class NodeHealth(msgspec.Struct, frozen=True):
+    """The answer of a node's `/health`, as far as another node reads it. A deployed node has protocol 0."""
+
+    node_id: str = ""
+    protocol: int = 0
+    peers: str = "off"
 
 
 class FillProgress(msgspec.Struct, frozen=True):

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 class PackageBody:
-    """The `pieces` of an answer: framing (bytes) and ranges of `source`. None: all of the source, to its end.
+    """The `pieces` of an answer: framing (bytes) and ranges of `source`. None: the source from `begin` to its end.
+
+    `peer`: it is sent to another node, which does not wait behind clients, and verifies what it gets.
 
     For one task, which sends what `next` returns before it calls it again. The zero-copy extension is given this
     object as the file: it implements `server.hypercorn.sendfile.VerifiedFile`.
@@ -34,10 +36,14 @@ class PackageBody:
         pieces: tuple[bytes | range, ...] | None,
         downloads: Downloads,
         client: str = "",
+        *,
+        peer: bool = False,
+        begin: int = 0,
     ) -> None:
         self._source = source
         self._downloads = downloads
         self._client = client
+        self._peer = peer
         self.sent = 0
         """Bytes of the body that the kernel, or a server without zero-copy, has accepted."""
         self.complete = False
@@ -47,7 +53,7 @@ class PackageBody:
         self.began_at: float | None = None
         """When the first byte was sent, in Trio's clock."""
         self._until_end = pieces is None
-        self._remaining = deque[bytes | range]((range(sys.maxsize),) if pieces is None else pieces)
+        self._remaining = deque[bytes | range]((range(begin, sys.maxsize),) if pieces is None else pieces)
         self._piece_at: int | None = None
         self._handed_out = 0
 
@@ -80,7 +86,7 @@ class PackageBody:
                 self._piece_at = piece.start
             size = min(self._downloads.span_bytes(largest), len(piece))
             if isinstance(self._source, LiveFill):
-                size = min(size, await self._source.available(piece.start, self._piece_at))
+                size = min(size, await self._source.available(piece.start, self._piece_at, peer=self._peer))
             await self._source.ensure_trusted()
             await self._wait_for_rate(size)
             if size:
@@ -100,7 +106,8 @@ class PackageBody:
         return piece
 
     async def _wait_for_rate(self, size: int) -> None:
-        reservation = self._downloads.rate_limits.reserve(self._client, size, trio.current_time())
+        limits, now = self._downloads.rate_limits, trio.current_time()
+        reservation = limits.reserve_for_peer(size, now) if self._peer else limits.reserve(self._client, size, now)
         if not reservation.seconds:
             return
         waited = False

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 
 import trio
 
+from master_shim.protocol import PEER_FIELD
 from master_shim.protocol.target import Fields, path_of
 from store import Digest
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .body import PackageBody
 
 _PATH = re.compile(r"/api/(?:v1/meetings/([^/]+)/download-package|meetings/([^/]+)/download)")
+
+MAX_DIGITS = 17
+"""More than any offset has."""
 
 METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -41,6 +45,27 @@ class PackageRequest:
     def version(self) -> Digest | None:
         """The requested version, `v` of the query; None for the current one. Raises `InvalidDigest`."""
         return Digest(self.query["v"]) if "v" in self.query else None
+
+    @property
+    def asker(self) -> str:
+        """The id of the node that asks; "" for a client."""
+        return self.fields.get(PEER_FIELD.lower(), "").partition(";")[0].strip()
+
+    @property
+    def urgent(self) -> bool:
+        """Whether the node that asks has only the master left to ask."""
+        return self.fields.get(PEER_FIELD.lower(), "").endswith(";urgent")
+
+    @property
+    def token(self) -> str:
+        """The legacy master's token under which another node wants the package; "" if it wants a version."""
+        return self.query.get("token", "") if self.asker else ""
+
+    @property
+    def begin(self) -> int:
+        """The first byte that another node wants of a package whose size is not known."""
+        text = self.query.get("from", "0")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else 0
 
     @property
     def has_body(self) -> bool:

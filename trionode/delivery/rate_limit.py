@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
-BURST_SECONDS = 0.25
-"""Burst of an idle bucket, in seconds of its rate, so that small answers do not wait."""
+from ..token_bucket import Bucket
 
 STEP_SECONDS = 0.1
 """Size of a reservation, in seconds of the download's share: short enough not to disturb video on the same line."""
@@ -24,37 +23,13 @@ MANY_CLIENTS = 1024
 """Number of buckets from which on idle ones are removed."""
 
 
-class Bucket:
-    """A token bucket of `rate` bytes per second.
-
-    In any time `t` it grants `rate * (t + BURST_SECONDS)` bytes and one reservation more. Times are seconds of any
-    monotonic clock.
-    """
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._paid_until = -inf
-
-    def reserve(self, count: int, now: float) -> float:
-        """Reserve `count` bytes. Return the seconds to wait from `now` on."""
-        self._paid_until = max(self._paid_until, now - BURST_SECONDS) + count / self.rate
-        return max(0.0, self._paid_until - now)
-
-    def cancel(self, count: int) -> None:
-        """Undo a reservation of bytes that are not sent."""
-        self._paid_until -= count / self.rate
-
-    def idle(self, now: float) -> bool:
-        """Return whether this bucket is in the state of a new one."""
-        return self._paid_until <= now - BURST_SECONDS
-
-
 class RateLimits:
     """The limits of each client (by address) and of all together, in bytes per second; 0: no limit."""
 
     def __init__(self, client_rate: int = 0, total_rate: int = 0) -> None:
         self._client_rate = client_rate
         self._total = Bucket(total_rate) if total_rate else None
+        self._peers = Bucket(total_rate) if total_rate else None
         self._clients: dict[str, Bucket] = {}
         self._sweep_at = MANY_CLIENTS
 
@@ -65,6 +40,7 @@ class RateLimits:
             self._clients.clear()
         if total_rate != (self._total.rate if self._total else 0):
             self._total = Bucket(total_rate) if total_rate else None
+            self._peers = Bucket(total_rate) if total_rate else None
 
     def span_bytes(self, active: int) -> int:
         """Return how many bytes each of `active` downloads should reserve at a time."""
@@ -79,6 +55,16 @@ class RateLimits:
         if self._client_rate:
             buckets.append(self._bucket_of(client, now))
         return Reservation(buckets, count, now)
+
+    def reserve_for_peer(self, count: int, now: float) -> Reservation:
+        """Reserve `count` bytes for another node, which waits only for other nodes: clients get what is left.
+
+        A node that is late makes all those late that fetch from it.
+        """
+        if self._total is None or self._peers is None:
+            return Reservation([], count, now)
+        self._total.reserve(count, now)
+        return Reservation([self._peers], count, now)
 
     def _bucket_of(self, client: str, now: float) -> Bucket:
         if len(self._clients) >= self._sweep_at:

@@ -56,21 +56,64 @@ class Resolver:
         lease.close()
         return None
 
-    async def resolve(self, meeting_id: str, version: Digest | None) -> Source:
+    def find(self, meeting_id: str, version: Digest) -> Source | None:
+        """Return a version that is here, or its fill, without waiting; None if neither is."""
+        lease = self.resolve_now(meeting_id, version)
+        meeting = self._meetings.get(meeting_id)
+        if lease is not None or meeting is None or meeting.fill is None:
+            return lease
+        return meeting.fill if meeting.fill.digest == version else None
+
+    async def resolve(self, meeting_id: str, version: Digest | None, *, peer: bool = False) -> Source:
         """Return the source of an answer: of exactly `version`, or of the current one (None).
 
-        Waits up to `RESOLVE_SECONDS`. Raises `MeetingUnknown`, `VersionGone`, `FillFailed`, `OriginUnreachable`,
-        `OriginError`, `NoSpace`.
+        Another node (`peer`) also gets a fill that has just begun. Waits up to `RESOLVE_SECONDS`. Raises
+        `MeetingUnknown`, `VersionGone`, `FillFailed`, `OriginUnreachable`, `OriginError`, `NoSpace`.
         """
         arrived = trio.current_time()
         with trio.move_on_after(RESOLVE_SECONDS):
             while True:
-                source = await self._resolve_once(meeting_id, version, arrived)
+                source = await self._resolve_once(meeting_id, version, arrived, peer=peer)
                 if source is not None:
                     return source
         raise FillFailed("the current version is not known yet")
 
-    async def _resolve_once(self, meeting_id: str, version: Digest | None, arrived: float) -> Source | None:
+    async def resolve_under(self, meeting_id: str, token: str) -> Source:
+        """Return the package that a legacy master has under `token`, for another node, as `resolve` does.
+
+        The package may be a fill that has just begun.
+        """
+        arrived = trio.current_time()
+        with trio.move_on_after(RESOLVE_SECONDS):
+            while True:
+                source = await self.find_under(meeting_id, token)
+                if source is not None:
+                    return source
+                if self._meetings.token != token:
+                    if await self._poller.poll_since(arrived) and self._meetings.token != token:
+                        raise VersionGone(f"under the token {token[:80]!r}")
+                    continue
+                meeting = self._meetings.get(meeting_id)
+                if meeting is None:
+                    raise MeetingUnknown(meeting_id)
+                if meeting.state is MeetingState.FAILED:
+                    raise _failure_of(meeting)
+                await meeting.changed.wait()
+        raise FillFailed("the current version is not known yet")
+
+    async def find_under(self, meeting_id: str, token: str) -> Source | None:
+        """Return what is here of the package that a legacy master has under `token`; None if nothing is."""
+        meeting = self._meetings.get(meeting_id)
+        if meeting is None:
+            return None
+        ref = self._store.ref(meeting_id)
+        if meeting.state is MeetingState.CURRENT and ref is not None and ref.token == token:
+            return await self._lease(ref.digest)
+        return meeting.fill if meeting.fill is not None and meeting.fill.token == token else None
+
+    async def _resolve_once(
+        self, meeting_id: str, version: Digest | None, arrived: float, *, peer: bool
+    ) -> Source | None:
         """Return a source, or None after waiting for a change that may bring one."""
         if version is not None and (lease := await self._lease(version)) is not None:
             return lease
@@ -82,7 +125,7 @@ class Resolver:
         # A fill that was in progress when the meeting was invalidated may be of a version that is no longer current:
         # only a request for that very version follows it.
         if fill is not None and (meeting.state is MeetingState.FILLING if version is None else version == fill.digest):
-            return await _follow(fill)
+            return fill if peer else await _follow(fill)
         if meeting.state in {MeetingState.UNCONFIRMED, MeetingState.CHECKING, MeetingState.FILLING}:
             await meeting.changed.wait()
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from master_shim.protocol import attachment
+from master_shim.protocol import FillProgress, attachment
 from master_shim.protocol.answer import PackageAnswer, plan_answer
+from master_shim.protocol.chain import legacy_key
 
-from ..errors import FillFailed
+from ..errors import FillFailed, PeersOff
 from ..fetch.live_fill import LiveFill
 from .body import PackageBody
 from .download import Download, DownloadInfo
@@ -15,10 +17,11 @@ from .http import PackageResponse
 from .repr_digest import is_requested
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
+    from store import Digest
 
     from .admission import Downloads
     from .http import PackageRequest
+    from .peers import PeerRequests
     from .repr_digest import ReprDigests
     from .resolve import Resolver
     from .tickets import Tickets
@@ -35,8 +38,16 @@ UNKNOWN_SIZE = PackageAnswer(200, ((b"content-type", MEDIA_TYPE.encode()),), ())
 class Delivery:
     """Answers a node's requests for packages."""
 
-    def __init__(self, resolver: Resolver, downloads: Downloads, repr_digests: ReprDigests, tickets: Tickets) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        downloads: Downloads,
+        repr_digests: ReprDigests,
+        tickets: Tickets,
+        peers: PeerRequests,
+    ) -> None:
         self.resolver = resolver
+        self.peers = peers
         self._downloads = downloads
         self._repr_digests = repr_digests
         self._tickets = tickets
@@ -53,6 +64,8 @@ class Delivery:
         already is closed by the caller. Raises as `Resolver.resolve`, and `AtCapacity`.
         """
         version = request.version
+        if request.asker and (request.token or version is not None):
+            return await self._answer_peer(stack, request, source)
         if ticket := request.query.get("t"):
             self._tickets.add(ticket)
         if source is None:
@@ -65,6 +78,50 @@ class Delivery:
             body = await self._begin(stack, request, source, plan)
         headers = await self._headers(request, source, plan, exact=version is not None)
         return PackageResponse(plan.status, headers, body)
+
+    async def _answer_peer(self, stack: ExitStack, request: PackageRequest, source: Source | None) -> PackageResponse:
+        """Answer another node: with a range of a version as it arrives, or under a token with the rest of a package."""
+        token = request.token
+        if token:
+            source = await self._find_under(stack, request)
+        held = source is not None and not isinstance(source, LiveFill)
+        key = legacy_key(request.meeting, token) if token else str(request.version)
+        stack.enter_context(self.peers.admitted(request.asker, key, held=held, urgent=request.urgent))
+        if source is None:
+            if token:
+                source = await self.resolver.resolve_under(request.meeting, token)
+            else:
+                source = await self.resolver.resolve(request.meeting, request.version, peer=True)
+            stack.enter_context(source.followed() if isinstance(source, LiveFill) else source)
+        plan = _plan_under(source, request.begin) if token else _plan(request, source)
+        if plan.status not in {200, 206} or request.method != "GET":
+            return PackageResponse(plan.status, [*plan.headers], plan.small_body or b"")
+        pieces = None if plan is UNKNOWN_SIZE else plan.pieces
+        body = PackageBody(source, pieces, self._downloads, request.client, peer=True, begin=request.begin)
+        return PackageResponse(plan.status, [*plan.headers, (b"cache-control", b"no-store")], body)
+
+    async def _find_under(self, stack: ExitStack, request: PackageRequest) -> Source | None:
+        source = await self.resolver.find_under(request.meeting, request.token)
+        if source is not None:
+            stack.enter_context(source.followed() if isinstance(source, LiveFill) else source)
+        return source
+
+    async def progress(self, meeting_id: str, version: Digest | None, token: str) -> FillProgress:
+        """Return how much of a package is here: of `version`, or of what a legacy master has under `token`."""
+        if not self.peers.enabled:
+            raise PeersOff
+        with ExitStack() as stack:
+            source: Source | None
+            if version is None:
+                source = await self.resolver.find_under(meeting_id, token)
+            else:
+                source = self.resolver.find(meeting_id, version)
+            if isinstance(source, LiveFill):
+                return FillProgress(source.filled, source.size, source.digest, False, source.source, source.slow)
+            if source is None:
+                return FillProgress()
+            stack.enter_context(source)
+            return FillProgress(source.size, source.size, source.digest, held=True)
 
     async def _resolve(self, stack: ExitStack, request: PackageRequest) -> Source:
         source = await self.resolver.resolve(request.meeting, request.version)
@@ -102,6 +159,15 @@ class Delivery:
         if plan.status != 304:
             headers.append((b"content-disposition", attachment(f"meeting_{request.meeting}.zip")))
         return headers
+
+
+def _plan_under(source: Source, begin: int) -> PackageAnswer:
+    """Return the answer to another node that asks for what follows the byte `begin`."""
+    if isinstance(source, LiveFill):
+        return UNKNOWN_SIZE
+    piece = range(min(begin, source.size), source.size)
+    headers = (*UNKNOWN_SIZE.headers, (b"content-length", b"%d" % len(piece)))
+    return PackageAnswer(200, headers, (piece,) if piece else ())
 
 
 def _plan(request: PackageRequest, source: Source) -> PackageAnswer:

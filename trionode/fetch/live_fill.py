@@ -56,6 +56,7 @@ class LiveFill:
         """Whether the fill has ended, in success or failure."""
         self._file: Fill | StreamFill | None = None
         self._end_at = sys.maxsize
+        self._complete = False
         self._discard = False
         self._committed: tuple[int, int] | None = None
         self._followers = 0
@@ -83,6 +84,11 @@ class LiveFill:
     def advance(self) -> None:
         """Wake the followers: bytes were added."""
         self._moved.notify()
+
+    def complete(self) -> None:
+        """Record that the last byte is here, and the whole is being verified. Other nodes verify it meanwhile, too."""
+        self._complete = True
+        self.advance()
 
     def waiting_offsets(self) -> list[int]:
         """Return the offsets at which followers wait, the longest wait first."""
@@ -121,10 +127,11 @@ class LiveFill:
         assert self._file is not None, "`available` has returned nothing yet"
         return self._file.fileno()
 
-    async def available(self, offset: int, begin: int = 0) -> int:
+    async def available(self, offset: int, begin: int = 0, *, peer: bool = False) -> int:
         """Wait until bytes from `offset` on may be sent, and return how many; 0 at the end of the package.
 
-        `begin` is where the range that was asked for begins.
+        `begin` is where the range that was asked for begins. Nothing is held back from another node (`peer`), which
+        verifies what it gets: otherwise each node would end after the one before it has verified the whole.
         Raises `FillFailed` when the fill has failed.
         """
         waiter = object()
@@ -132,8 +139,8 @@ class LiveFill:
             while True:
                 if self.error is not None:
                     raise FillFailed(str(self.error)) from self.error
-                ready = self._ready_bytes(offset, begin)
-                if ready > 0 or self.finished:
+                ready = self._ready_bytes(offset, begin, peer=peer)
+                if ready > 0 or self.finished or (peer and self._complete):
                     return ready
                 self._waiting.setdefault(waiter, offset)
                 await self._moved.wait()
@@ -173,11 +180,11 @@ class LiveFill:
             finally:
                 self._sending.discard(scope)
 
-    def _ready_bytes(self, offset: int, begin: int) -> int:
+    def _ready_bytes(self, offset: int, begin: int, *, peer: bool) -> int:
         if self._file is None:
             return 0
         covered = self._file.covered(offset)
-        if self.finished or begin >= self._end_at:
+        if peer or self.finished or begin >= self._end_at:
             return covered
         return max(0, min(covered, self._file.size - HOLD_BACK_BYTES - offset))
 

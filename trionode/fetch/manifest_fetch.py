@@ -13,8 +13,9 @@ import trio
 from store import ChunkMismatch, PackageRejected, StoreError, VersionPresent, check_fd
 
 from ..backoff import retry_seconds
-from ..errors import NodeError, OriginError, OriginUnreachable, VersionGone
+from ..errors import NodeError, OriginError, OriginUnreachable, PeerFailed, PeerFailure, VersionGone
 from .room import begin_with_room, call_with_room
+from .routing import MASTER, TRIAL_BYTES
 from .scheduler import choose_range, plan_batches
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
     from store import Chunk, Digest, Fill, Manifest, Store
 
-    from ..master.client import Master
     from .live_fill import LiveFill
+    from .range_source import RangeSource
     from .room import MakeRoom
+    from .sources import SourceFactory, Sources
 
 LANES = 2
 """Requests in flight: while one is on its way to the master, the body of the other uses the line."""
@@ -48,9 +50,9 @@ _log = structlog.get_logger("trionode.fetch")
 class ManifestFetcher:
     """Fetches versions whose manifest is known. One object serves any number of fills."""
 
-    def __init__(self, store: Store, master: Master, rng: Random, make_room: MakeRoom) -> None:
+    def __init__(self, store: Store, sources: SourceFactory, rng: Random, make_room: MakeRoom) -> None:
         self._store = store
-        self._master = master
+        self._sources = sources
         self._rng = rng
         self._make_room = make_room
         self._rejected: dict[str, tuple[Digest, str]] = {}  # by meeting: a version that is no package, and why
@@ -78,7 +80,9 @@ class ManifestFetcher:
             missing=sum(chunk.size for chunk in missing),
         )
         try:
-            await _Lanes(self._master, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
+            if missing:
+                async with self._sources.of_version(live, manifest.digest) as sources:
+                    await _Lanes(sources, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
             await trio.to_thread.run_sync(partial(check_fd, fill.fileno(), fill.size, unpack=False))
             await call_with_room(self._make_room, fill.commit)
         except VersionGone:
@@ -134,8 +138,10 @@ class _Turn:
 class _Lanes:
     """The requests of one fill, in `LANES` tasks."""
 
-    def __init__(self, master: Master, fill: Fill, live: LiveFill, rng: Random, make_room: MakeRoom) -> None:
-        self._master = master
+    def __init__(
+        self, sources: Sources[RangeSource], fill: Fill, live: LiveFill, rng: Random, make_room: MakeRoom
+    ) -> None:
+        self._sources = sources
         self._fill = fill
         self._live = live
         self._rng = rng
@@ -175,13 +181,18 @@ class _Lanes:
             raise failed[0]
 
     async def _fetch_batch(self, batch: tuple[Chunk, ...], turn: _Turn) -> None:
-        """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones."""
+        """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones.
+
+        Another node that fails is passed over at once. The master is asked again, with back-off.
+        """
         missing = deque(batch)
         failures = 0
         while missing:
             before = len(missing)
             try:
-                await self._fetch_chunks(missing, turn)
+                await self._fetch_from_source(missing, turn)
+            except PeerFailed as error:
+                self._sources.failed(error.node_id, error.failure, error.what)
             except (OriginUnreachable, OriginError, ChunkMismatch) as error:
                 if not missing:
                     return  # every chunk is verified; a later error does not matter
@@ -193,13 +204,36 @@ class _Lanes:
                 _log.warning("range requested again", start=start, stop=stop, failures=failures, why=str(error))
                 await trio.sleep(retry_seconds(failures, self._rng.random()))
 
-    async def _fetch_chunks(self, missing: deque[Chunk], turn: _Turn) -> None:
+    async def _fetch_from_source(self, missing: deque[Chunk], turn: _Turn) -> None:
+        """Fetch the `missing` chunks from the source of the moment. Some remain if it is passed over meanwhile.
+
+        A trial fetches only the first of them.
+        """
+        choice = self._sources.choose()
+        source = self._sources.source(choice)
+        part = _take(missing, TRIAL_BYTES) if choice.trial else missing
+        size, began = sum(chunk.size for chunk in part), trio.current_time()
+        try:
+            with self._sources.requesting(source.name):
+                await self._fetch_chunks(source, part, turn)
+            if choice.trial and not part:
+                self._sources.compared(size, trio.current_time() - began)
+        except ChunkMismatch as error:
+            if source.name == MASTER:
+                raise
+            raise PeerFailed(source.name, PeerFailure.LIED, str(error)) from error
+        finally:
+            if part is not missing:
+                missing.extendleft(reversed(part))
+
+    async def _fetch_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
         """Request adjacent chunks as one range, write each as soon as it has arrived, and remove it from `missing`."""
         start, stop = missing[0].offset, missing[-1].offset + missing[-1].size
         half = (start + stop) // 2
         pending = bytearray()
-        async with self._master.package_range(self._fill.manifest.digest, start, stop) as body:
+        async with source.open_range(start, stop) as body:
             async for data in body:
+                self._live.fetched[source.name] += len(data)
                 pending += data
                 if start + len(pending) >= half:
                     turn.pass_on()
@@ -211,6 +245,14 @@ class _Lanes:
                     reached = min(missing[0].offset if missing else stop, start + len(pending))
                     # A copy, not resized in place: the traceback of a failed write may still reference the buffer.
                     pending, start = pending[reached - start :], reached
+
+
+def _take(chunks: deque[Chunk], size: int) -> deque[Chunk]:
+    """Remove the first chunks, at least one, up to about `size` bytes, and return them."""
+    part: deque[Chunk] = deque()
+    while chunks and (not part or sum(chunk.size for chunk in part) + chunks[0].size <= size):
+        part.append(chunks.popleft())
+    return part
 
 
 def _write_chunks(fill: Fill, missing: deque[Chunk], start: int, data: bytearray) -> None:

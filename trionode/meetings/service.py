@@ -18,6 +18,7 @@ from ..errors import FillFailed, NodeError, OriginError
 from ..events import AutoResetEvent
 from ..fetch.live_fill import LiveFill
 from ..fetch.manifest_fetch import ManifestFetcher
+from ..fetch.sources import Peers, SourceFactory
 from ..fetch.stream_fetch import StreamFetcher
 from ..stats import FillStats
 from .meeting import Meeting
@@ -51,6 +52,7 @@ class Meetings:
         folder: FolderWatch,
         repairer: Repairer,
         beat_due: AutoResetEvent,
+        peers: Peers | None = None,
     ) -> None:
         self.fill_stats = FillStats()
         self._store = store
@@ -61,8 +63,9 @@ class Meetings:
         self._beat_due = beat_due
         self._meetings: dict[str, Meeting] = {}
         self._refs = RefWriter(store, self._meetings, folder)
-        self._manifest_fetcher = ManifestFetcher(store, master, rng, make_room)
-        self._stream_fetcher = StreamFetcher(store, master, make_room)
+        sources = SourceFactory(master, peers)
+        self._manifest_fetcher = ManifestFetcher(store, sources, rng, make_room)
+        self._stream_fetcher = StreamFetcher(store, master, sources, make_room)
         self._last_poll: LastPoll | None = None
         self._slots = trio.CapacityLimiter(CHECKS_AT_ONCE)
         self._check_requested = AutoResetEvent()
@@ -238,8 +241,8 @@ class Meetings:
 
     async def _fill(self, meeting: Meeting, manifest: Manifest | None, token: str = "") -> Manifest:
         """Run one fill, and end it for its followers on every exit."""
-        digest, size = (None, None) if manifest is None else (manifest.digest, manifest.size)
-        live = LiveFill(meeting.id, digest, size, token=token, began_at=trio.current_time())
+        known = () if manifest is None else (manifest.digest, manifest.size)
+        live = LiveFill(meeting.id, *known, token=token, began_at=trio.current_time())
         meeting.fill = live
         self._apply_event(meeting, MeetingEvent.FILL)
         error: Exception | None = FillFailed("the node is stopping")

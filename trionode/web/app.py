@@ -7,15 +7,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 import trio
 from quart import Response, jsonify, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from master_shim.protocol import cors
+from master_shim.protocol import PROTOCOL, cors, is_meeting_id
 from master_shim.protocol.target import Fields
-from store import StoreError
+from store import Digest, StoreError
 
 from .. import errors
 from ..answers import answer_to
@@ -90,6 +91,8 @@ async def health(node: Node) -> Response:
         "main_server": settings.main_server,
         "storage_path": os.fsencode(settings.storage_path).decode("utf-8", "replace"),
         "sync_interval": settings.sync_interval,
+        "protocol": PROTOCOL,
+        "peers": settings.peers,
     }
     return _json(answer, 503 if failed else 200)
 
@@ -115,6 +118,15 @@ async def metrics_answer(node: Node) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["Vary"] = "Accept"
     return response
+
+
+async def fill(node: Node, meeting_id: str) -> Response:
+    """Return how much of a package is here, for other nodes: of a version, or of what is under a master's token."""
+    if not is_meeting_id(meeting_id):
+        raise errors.MeetingUnknown(meeting_id)
+    version = Digest(request.args["v"]) if "v" in request.args else None
+    progress = await node.services.delivery.progress(meeting_id, version, request.args.get("token", ""))
+    return _json(msgspec.structs.asdict(progress))
 
 
 async def index(node: Node) -> Response:
@@ -145,11 +157,12 @@ def _require_control() -> None:
         raise errors.KeyRequired
 
 
-_ROUTES: tuple[tuple[str, tuple[str, ...], Callable[[Node], Awaitable[Response]]], ...] = (
+_ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., Awaitable[Response]]], ...] = (
     ("/health", ("GET",), health),
     ("/ready", ("GET",), ready),
     ("/api/status", ("GET",), status),
     ("/metrics", ("GET",), metrics_answer),
+    ("/api/v1/meetings/<meeting_id>/fill", ("GET",), fill),
     ("/", ("GET",), index),
     ("/api/config", ("GET", "POST"), refuse),
     ("/api/service/start", ("POST",), refuse),

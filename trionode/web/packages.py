@@ -63,7 +63,7 @@ class PackageRoutes:
         """Return the source of the answer if it is known without waiting."""
         if not self._node.lifecycle.serving or request.method not in {"GET", "HEAD"}:
             return None
-        if not is_meeting_id(request.meeting):
+        if not is_meeting_id(request.meeting) or request.token:
             return None
         try:
             version = request.version

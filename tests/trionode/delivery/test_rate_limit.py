@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trionode.delivery.rate_limit import BURST_SECONDS, MANY_CLIENTS, SMALLEST_SPAN_BYTES, Bucket, RateLimits
+from trionode.delivery.rate_limit import MANY_CLIENTS, SMALLEST_SPAN_BYTES, RateLimits
+from trionode.token_bucket import BURST_SECONDS, Bucket
 
 RATE = 1_000_000
 

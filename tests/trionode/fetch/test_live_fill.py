@@ -21,6 +21,7 @@ from trionode.errors import FillFailed
 from trionode.events import Broadcast
 from trionode.fetch.live_fill import HOLD_BACK_BYTES, LiveFill
 from trionode.fetch.manifest_fetch import END_RECORD_BYTES, ManifestFetcher
+from trionode.fetch.sources import SourceFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -78,7 +79,7 @@ async def filling(tmp_path: Path, count: int = 20, size: int = MIB) -> AsyncIter
     live = LiveFill("m", manifest.digest, manifest.size)
 
     async def fill() -> None:
-        await ManifestFetcher(store, master, Random(1), no_room).run(manifest, live)  # type: ignore[arg-type]
+        await ManifestFetcher(store, SourceFactory(master, None), Random(1), no_room).run(manifest, live)  # type: ignore[arg-type]
         live.finish()
 
     async with trio.open_nursery() as nursery:

@@ -18,6 +18,7 @@ from tests.support.packages import make_documents, make_package
 from trionode.errors import OriginUnreachable
 from trionode.fetch.live_fill import LiveFill
 from trionode.fetch.manifest_fetch import WRITE_BYTES, ManifestFetcher
+from trionode.fetch.sources import SourceFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -90,7 +91,7 @@ class Filled:
         self.room_made += 1
 
     async def run(self) -> None:
-        fetcher = ManifestFetcher(self.store, self.master, Random(1), self.make_room)  # type: ignore[arg-type]
+        fetcher = ManifestFetcher(self.store, SourceFactory(self.master, None), Random(1), self.make_room)  # type: ignore[arg-type]
         await fetcher.run(self.manifest, self.live)
         self.live.finish()
         with self.store.lease(self.manifest.digest) as lease:
@@ -199,7 +200,7 @@ async def test_what_is_no_package_is_fetched_once_and_nothing_of_it_is_kept(tmp_
     filled.master.content = filled.master.content.replace(b"PK\3\4", b"PK\3\5", 2)
     (tmp_path / "p.zip").write_bytes(filled.master.content)
     filled.manifest = split_file(tmp_path / "p.zip")
-    fetcher = ManifestFetcher(filled.store, filled.master, Random(1), filled.make_room)  # type: ignore[arg-type]
+    fetcher = ManifestFetcher(filled.store, SourceFactory(filled.master, None), Random(1), filled.make_room)  # type: ignore[arg-type]
     requests = []
     for _ in range(3):
         with pytest.raises(PackageRejected, match="not where its directory says") as caught:

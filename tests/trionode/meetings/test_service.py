@@ -26,8 +26,8 @@ from tests.support.waiting import eventually
 from trionode.backoff import FIRST_RETRY_SECONDS
 from trionode.errors import MeetingUnknown, OriginError
 from trionode.events import AutoResetEvent
-from trionode.master.client import CONNECTIONS
 from trionode.master.responses import MeetingList
+from trionode.master.transport import CONNECTIONS
 from trionode.meetings.poll_plan import CHECKS_AT_ONCE, Check
 from trionode.meetings.service import Meetings
 from trionode.meetings.states import MeetingState

@@ -16,6 +16,7 @@ from tests.support.packages import make_documents, make_package
 from tests.support.processes import free_port
 from trionode import create_app
 from trionode.delivery.admission import Downloads, Permit
+from trionode.delivery.peers import PeerRequests
 from trionode.delivery.repr_digest import ReprDigests
 from trionode.delivery.resolve import Resolver
 from trionode.delivery.send import ZERO_COPY
@@ -228,7 +229,7 @@ class Following:
         self._meeting = Meeting("m1", "", state=MeetingState.FILLING, fill=self.fill)
         repairer = Repairer(self.store, Master("http://127.0.0.1:9"))
         resolver = Resolver(self.store, self, None, repairer)  # type: ignore[arg-type] - the meeting is known: no poll
-        self.delivery = Delivery(resolver, self.downloads, ReprDigests(), Tickets())
+        self.delivery = Delivery(resolver, self.downloads, ReprDigests(), Tickets(), PeerRequests("n", enabled=True))
         self.routes = PackageRoutes(self, no_other_route)  # type: ignore[arg-type]
         self._content = content
         self._stream = self.store.begin_stream("m1")

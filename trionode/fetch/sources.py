@@ -1,0 +1,276 @@
+"""The sources of one fill: the master and other nodes behind one interface, and the watch over the one in use."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import structlog
+import trio
+
+from master_shim.protocol.chain import legacy_key
+
+from ..errors import PeerFailed, PeerFailure
+from ..peers.directory import by_id
+from ..stats import PeerStats
+from .range_source import OriginSource, OriginStream, PeerSource, PeerStream, RangeSource, StreamSource
+from .routing import MASTER, Choice, Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from master_shim.protocol import VersionNode
+    from store import Digest
+
+    from ..master.client import Master
+    from ..peers.client import PeerClient
+    from ..peers.directory import Directory
+    from .live_fill import LiveFill
+
+WATCH_SECONDS = 1.0
+"""Interval at which the source is asked how far it is."""
+
+LIST_SECONDS = 3.0
+"""Interval at which the nodes are listed again while the master is the source: one before this node may have come."""
+
+FIRST_LIST_SECONDS = 5.0
+"""Time limit of the first list. Without one, every node would begin at the master."""
+
+MAX_KEYS = 1_000
+"""Versions of which the nodes that sent wrong bytes are remembered."""
+
+_log = structlog.get_logger("trionode.fetch")
+
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class OpenPeer(Protocol[S_co]):
+    """Returns a node as a source."""
+
+    def __call__(self, peer: VersionNode, *, urgent: bool) -> S_co:
+        """Return the source."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """What is needed to fetch from other nodes, in the name of the node `node_id`."""
+
+    node_id: str
+    client: PeerClient
+    directory: Directory
+    stats: PeerStats
+
+
+class SourceFactory:
+    """Opens the sources of fills. Without `peers` the master is the only one."""
+
+    def __init__(self, master: Master, peers: Peers | None) -> None:
+        self._master = master
+        self._peers = peers
+        self._barred: dict[str, set[str]] = {}  # by key: nodes that sent wrong bytes
+
+    @asynccontextmanager
+    async def of_version(self, live: LiveFill, digest: Digest) -> AsyncIterator[Sources[RangeSource]]:
+        """Yield the sources of a version at a master with a shim, and watch over the one in use inside the block."""
+        origin, peers = OriginSource(self._master, digest), self._peers
+        if peers is None:
+            yield Sources(Route(digest, ""), live, origin)
+            return
+
+        def open_peer(peer: VersionNode, *, urgent: bool) -> RangeSource:
+            return PeerSource(peers.client, peer, live.meeting_id, digest, urgent=urgent)
+
+        sources = Sources(self._route(digest, live), live, origin, open_peer, peers.stats, self._barred_for(digest))
+        list_nodes = partial(peers.directory.of_version, digest)
+        async with Watch(sources, peers.client, live, list_nodes, v=digest).running():
+            yield sources
+
+    @asynccontextmanager
+    async def of_meeting(self, live: LiveFill) -> AsyncIterator[Sources[StreamSource]]:
+        """Yield the sources of a package at a legacy master, under the token of `live`, and watch over them."""
+        origin, peers = OriginStream(self._master, live.meeting_id), self._peers
+        if peers is None or not live.token:
+            yield Sources(Route("", ""), live, origin)
+            return
+
+        def open_peer(peer: VersionNode, *, urgent: bool) -> StreamSource:
+            return PeerStream(peers.client, peer, live, urgent=urgent)
+
+        key = legacy_key(live.meeting_id, live.token)
+        sources = Sources(self._route(key, live), live, origin, open_peer, peers.stats, self._barred_for(key))
+        list_nodes = partial(peers.directory.of_meeting, live.meeting_id, live.token)
+        async with Watch(sources, peers.client, live, list_nodes, token=live.token).running():
+            yield sources
+
+    def _route(self, key: str, live: LiveFill) -> Route:
+        assert self._peers is not None
+        return Route(key, self._peers.node_id, live.size, self._barred_for(key))
+
+    def _barred_for(self, key: str) -> set[str]:
+        """Return the nodes that sent wrong bytes for a key. The last ones are remembered."""
+        if key not in self._barred and len(self._barred) >= MAX_KEYS:
+            del self._barred[next(iter(self._barred))]
+        return self._barred.setdefault(key, set())
+
+
+class Sources(Generic[S]):
+    """The sources of one fill: chooses one for each range, and cancels the requests to one that is passed over."""
+
+    def __init__(
+        self,
+        route: Route,
+        live: LiveFill,
+        origin: S,
+        open_peer: OpenPeer[S] | None = None,
+        stats: PeerStats | None = None,
+        barred: set[str] | None = None,
+    ) -> None:
+        self.route = route
+        self._live = live
+        self._origin = origin
+        self._open_peer = open_peer
+        self._stats = stats or PeerStats()
+        self._barred = set() if barred is None else barred
+        self._nodes: dict[str, VersionNode] = {}
+        self._requests: dict[trio.CancelScope, str] = {}
+
+    def update(self, nodes: list[VersionNode]) -> None:
+        """Apply a new list of the other nodes."""
+        self._nodes |= by_id(nodes)
+        self.route.update(nodes)
+
+    def choose(self) -> Choice:
+        """Return the source of the next range."""
+        choice = self.route.choose(trio.current_time())
+        if not choice.trial and choice.source != self._live.source:
+            _log.info("source", meeting=self._live.meeting_id, source=choice.source or "master")
+            self._live.source = choice.source
+        return choice
+
+    def source(self, choice: Choice) -> S:
+        """Return the source that was chosen."""
+        if choice.source == MASTER or self._open_peer is None:
+            return self._origin
+        return self._open_peer(self._nodes[choice.source], urgent=choice.urgent)
+
+    def node(self, name: str) -> VersionNode | None:
+        """Return a node by its id; None for the master."""
+        return self._nodes.get(name)
+
+    @contextmanager
+    def requesting(self, source: str) -> Iterator[trio.CancelScope]:
+        """Cancel the block if `source` is passed over meanwhile."""
+        with trio.CancelScope() as scope:
+            self._requests[scope] = source
+            try:
+                yield scope
+            finally:
+                del self._requests[scope]
+
+    def failed(self, source: str, failure: PeerFailure, why: str) -> None:
+        """Pass a node over, for now or for this version."""
+        self._stats.passed_over[failure.value] += 1
+        facts = {"node": source, "meeting": self._live.meeting_id, "reason": failure.value, "why": why}
+        if failure is PeerFailure.LIED:
+            self._stats.wrong_bytes[source] += 1
+            _log.error(
+                "a node sent wrong bytes; they were discarded, and it is not asked for this version again", **facts
+            )
+        elif failure in {PeerFailure.BUSY, PeerFailure.REFUSED}:
+            _log.debug("a node is passed over", **facts)
+        else:
+            _log.warning("a node is passed over", **facts)
+        self.route.failed(source, failure, trio.current_time())
+        self._cancel_requests(source)
+
+    def compared(self, size: int, seconds: float) -> None:
+        """Record the duration of a trial of `size` bytes, and pass the source over if it is slow."""
+        if self.route.compared(size / max(seconds, 1e-6)):
+            self.failed(self._live.source, PeerFailure.SLOW, "another source is more than twice as fast")
+
+    def _cancel_requests(self, source: str) -> None:
+        for scope, name in self._requests.items():
+            if name == source:
+                scope.cancel()
+
+
+class Watch(Generic[S]):
+    """Watches over the source in use: whether it answers, and how far it is. `wanted` is the query for the package."""
+
+    def __init__(
+        self,
+        sources: Sources[S],
+        client: PeerClient,
+        live: LiveFill,
+        list_nodes: Callable[[], Awaitable[list[VersionNode]]],
+        **wanted: str,
+    ) -> None:
+        self._sources = sources
+        self._route = sources.route
+        self._live = live
+        self._list_nodes = list_nodes
+        self._client = client
+        self._wanted = wanted
+        self._listed_at = -inf
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """List the nodes, then watch over the source inside the block."""
+        with trio.move_on_after(FIRST_LIST_SECONDS):
+            await self._list()
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - raised below: in the nursery it would become a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            for name in self._route.lost:
+                await self._try_again(name)
+            node = self._sources.node(self._live.source)
+            if node is not None:
+                await self._observe(node)
+            elif trio.current_time() - self._listed_at >= LIST_SECONDS:
+                await self._list()
+
+    async def _observe(self, node: VersionNode) -> None:
+        """Ask the source how far it is, and pass it over if it is slow or does not answer."""
+        try:
+            progress = await self._client.progress(node, self._live.meeting_id, **self._wanted)
+        except PeerFailed as error:
+            if error.failure is PeerFailure.UNREACHABLE and node.node_id == self._live.source:
+                self._sources.failed(node.node_id, error.failure, error.what)
+            return
+        if node.node_id == self._live.source:
+            if self._route.observe(progress, self._live.filled, trio.current_time()):
+                why = "it says that its own source is more than twice as fast"
+                self._sources.failed(node.node_id, PeerFailure.SLOW, why)
+            self._live.slow = self._route.slow
+
+    async def _try_again(self, name: str) -> None:
+        node = self._sources.node(name)
+        if node is None:
+            return
+        try:
+            await self._client.progress(node, self._live.meeting_id, **self._wanted)
+        except PeerFailed as error:
+            if error.failure is PeerFailure.UNREACHABLE:
+                return
+        self._route.back(name)
+
+    async def _list(self) -> None:
+        self._listed_at = trio.current_time()
+        self._sources.update(await self._list_nodes())
