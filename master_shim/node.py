@@ -101,3 +101,7 @@ class RegisteredNode:
         if self.protocol >= 1:
             return self.packages.get(meeting_id) == digest
         return meeting_id in self.synced
+
+    def has(self, digest: str) -> bool:
+        """Tell whether this node, one of ours, reports that it serves a version, of whichever meeting."""
+        return digest in self.packages.values()

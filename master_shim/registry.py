@@ -14,6 +14,7 @@ import msgspec
 from .claims import Claims, Kind
 from .errors import FieldEmpty, MessageInvalid, NodeMissing, RegistryFull
 from .node import TRANSITIONS, Event, RegisteredNode, State
+from .peers import Peers
 from .protocol import MAX_HEARTBEAT_ITEMS, NODE_TIMEOUT_SECONDS, SCHEMES, Load, MeetingName, one_line
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Registry:
         self._holders: dict[tuple[str, str], list[RegisteredNode]] = {}
         self._kept_chars = 0
         self._claims = Claims()
+        self._peers = Peers()
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -74,6 +76,7 @@ class Registry:
         node = self._update(message, Event.REGISTER, chars, now)
         node.load, node.active, node.synced = Load(), (), frozenset()
         node.packages, node.filling, node.status = {}, frozenset(), _status(message.status)
+        self._peers.update(node)
         return node
 
     def heartbeat(self, message: Heartbeat, now: float) -> RegisteredNode:
@@ -107,6 +110,7 @@ class Registry:
         node.packages, node.filling = packages, filling
         if node.state is State.ONLINE and node.protocol >= 1:
             self._punctual[node.node_id] = node
+        self._peers.update(node)
         return node
 
     def unregister(self, node_id: str, now: float) -> None:
@@ -133,6 +137,7 @@ class Registry:
             if now - node.last_seen < LATE_SECONDS:
                 break
             self._apply(node, Event.LATE, now)
+            self._peers.update(node)
 
     def nodes(self, now: float) -> Sequence[RegisteredNode]:
         """Return the nodes that are alive, ordered by their last message."""
@@ -154,16 +159,13 @@ class Registry:
             self._holders[key] = found
         return found
 
-    def sources(self, digest: str, now: float) -> Sequence[tuple[RegisteredNode, bool]]:
-        """Return our nodes that have ranges of a version, each with whether it is still filling."""
+    def peers(self, digest: str, asker: str, now: float) -> Sequence[RegisteredNode]:
+        """Return the offered nodes of ours that the node `asker` can fetch a version from (see `Peers.useful`).
+
+        If `asker` is "", these are all of them.
+        """
         self.expire(now)
-        found = []
-        for node in self._nodes.values():
-            if node.protocol >= 1 and node.offered:
-                held = digest in node.packages.values()
-                if held or digest in node.filling:
-                    found.append((node, not held))
-        return found
+        return self._peers.useful(digest, asker) if asker else self._peers.all()
 
     def _update(self, message: Registration | Heartbeat, event: Event, chars: int, now: float) -> RegisteredNode:
         """Apply a message of a node, added if unknown. Raises `RegistryFull` before anything is changed."""
@@ -210,6 +212,7 @@ class Registry:
 
     def _remove(self, node: RegisteredNode, event: Event, now: float) -> None:
         self._apply(node, event, now)
+        self._peers.update(node)
         del self._nodes[node.node_id]
         self._kept_chars -= node.kept_chars
 

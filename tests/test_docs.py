@@ -172,7 +172,7 @@ def test_several_nodes_run_on_one_machine(spawn: Spawner, tmp_path: Path) -> Non
     try:
         replaced.run("several")
         holders = f"http://192.168.1.10:8000/api/v1/packages/{package.digest}/nodes"
-        eventually_blocking(lambda: (reader.gets(holders) or b"").count(b"node_id") == 2, what="two nodes with it")
+        eventually_blocking(lambda: (reader.gets(holders) or b"").count(b'"held":true') == 2, what="two nodes with it")
     finally:
         for number in (1, 2):
             reader.end_background(tmp_path / f"trionode-{number}.pid")

@@ -26,6 +26,7 @@ PURE = (
     "master_shim.claims",
     "master_shim.errors",
     "master_shim.node",
+    "master_shim.peers",
     "master_shim.protocol",
     "master_shim.protocol.answer",
     "master_shim.protocol.chain",

@@ -111,7 +111,8 @@ def test_a_whole_small_master_with_a_node_and_a_tablet(reader: Reader) -> None:
 
     node = reader.start("serve")
     eventually_blocking(
-        lambda: reader.gets(f"{MASTER}/packages/{digest_of(package)}/nodes") not in {None, b"[]"}, what="a node with it"
+        lambda: b'"held":true' in (reader.gets(f"{MASTER}/packages/{digest_of(package)}/nodes") or b""),
+        what="a node with it",
     )
     reader.run("download")
     assert (reader.folder / "board.zip").read_bytes() == package

@@ -114,7 +114,7 @@ class Cluster:
 
         async def heard() -> bool:
             entries = await self._json(url)
-            return any(entry["address"] == node.address and not entry.get("filling") for entry in entries or [])
+            return any(entry["address"] == node.address and entry.get("held") for entry in entries or [])
 
         await self.until(f"the master lists {node.name} for {package.path.name}", node.server, heard)
 

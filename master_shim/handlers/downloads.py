@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from store import Digest, InvalidDigest
 
@@ -187,12 +187,17 @@ class DownloadHandlers:
         return version
 
     async def package_nodes(self, request: Request) -> Answer:
-        """List the nodes that hold or fill a version."""
-        sources = self._registry.sources(_digest(request.argument), self._clock())
-        entries = [
-            VersionNode(node.node_id, node.address, not filling, filling, node.scheme) for node, filling in sources
-        ]
-        return json_answer(entries, 200, NO_STORE)
+        """List the nodes of ours, with what they have of a version; to a node (`node`), those useful to it."""
+        digest = _digest(request.argument)
+        query = parse_qs(request.scope["query_string"].decode("latin-1"))
+        nodes = self._registry.peers(digest, query.get("node", [""])[0], self._clock())
+        return json_answer([_version_node(node, digest) for node in nodes], 200, NO_STORE)
+
+
+def _version_node(node: RegisteredNode, digest: str) -> VersionNode:
+    held = node.has(digest)
+    filling = not held and digest in node.filling
+    return VersionNode(node.node_id, node.address, held=held, filling=filling, scheme=node.scheme)
 
 
 def _own_info(request: Request) -> list[NodeInfo]:

@@ -24,20 +24,21 @@ def legacy_key(meeting_id: str, token: str) -> str:
 
 def precedes(key: str, node_id: str, other: str) -> bool:
     """Return whether `node_id` is before `other` in the order of `key`. False for the same node."""
-    return _rank(key, node_id) < _rank(key, other)
+    return rank(key, node_id) < rank(key, other)
 
 
 def predecessors(key: str, node_id: str, others: Iterable[str]) -> list[str]:
     """Return those of `others` that are before `node_id` in the order of `key`, the nearest one first."""
-    own = _rank(key, node_id)
-    ranked = ((_rank(key, other), other) for other in others)
-    return [other for rank, other in sorted(ranked, reverse=True) if rank < own]
+    own = rank(key, node_id)
+    ranked = ((rank(key, other), other) for other in others)
+    return [other for place, other in sorted(ranked, reverse=True) if place < own]
 
 
 def spread(key: str, node_id: str, holders: Iterable[str]) -> list[str]:
     """Return `holders` in the order in which `node_id` asks them: another one for each node, so that all share."""
-    return sorted((other for other in holders if other != node_id), key=lambda other: _rank(f"{key}\0{node_id}", other))
+    return sorted((other for other in holders if other != node_id), key=lambda other: rank(f"{key}\0{node_id}", other))
 
 
-def _rank(key: str, node_id: str) -> bytes:
+def rank(key: str, node_id: str) -> bytes:
+    """Return by what nodes are sorted in the order of `key`."""
     return blake3(f"{key}\0{node_id}".encode(errors="surrogatepass")).digest(16)

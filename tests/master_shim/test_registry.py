@@ -86,8 +86,6 @@ def test_a_node_of_ours_holds_a_version_rather_than_a_meeting() -> None:
     registry.heartbeat(ours(packages={"m": D1}, active_meetings=names, synced_meetings=("m",), filling=(D2,)), 0.0)
     assert len(registry.holders("m", D1, 0.0)) == 1
     assert list(registry.holders("m", D2, 0.0)) == []
-    assert [(node.node_id, filling) for node, filling in registry.sources(D1, 0.0)] == [("a", False)]
-    assert [(node.node_id, filling) for node, filling in registry.sources(D2, 0.0)] == [("a", True)]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from master_shim import DirectoryPackages, MasterShim
+from master_shim.protocol.chain import predecessors, spread
 from store.manifest import Manifest
 from tests.support.packages import make_documents, make_package
 from tests.support.shim_app import API, DATA, client_of, heartbeat, put
@@ -143,14 +144,37 @@ async def test_the_nodes_of_a_version(tmp_path: Path) -> None:
     async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
         url = f"{API}/packages/{digest}/nodes"
         assert (await client.get(url)).json() == []
-        await heartbeat(client, "n1", {"m": digest})
+        await heartbeat(client, "n1", {"m": digest}, filling=[digest])
         await heartbeat(client, "n2", {}, filling=[digest], scheme="https")
-        await heartbeat(client, "n3", {}, protocol=0, active_meetings=[{"id": "m", "title": ""}], synced_meetings=["m"])
-        assert (await client.get(url)).json() == [
-            {"node_id": "n1", "address": "n1:8001", "filling": False, "scheme": "http"},
-            {"node_id": "n2", "address": "n2:8001", "filling": True, "scheme": "https"},
+        await heartbeat(client, "n3", {})
+        await heartbeat(client, "n4", {}, protocol=0, active_meetings=[{"id": "m", "title": ""}], synced_meetings=["m"])
+        await heartbeat(client, "n5", {"m": digest}, load={"draining": True})
+        await heartbeat(client, "n6", {"m": digest}, address="nowhere")
+        everyone = [
+            {"node_id": "n1", "address": "n1:8001", "held": True, "filling": False, "scheme": "http"},
+            {"node_id": "n2", "address": "n2:8001", "held": False, "filling": True, "scheme": "https"},
+            {"node_id": "n3", "address": "n3:8001", "held": False, "filling": False, "scheme": "http"},
         ]
+        assert (await client.get(url)).json() == everyone
         assert (await client.get(f"{API}/packages/x/nodes")).status_code == 404
+
+
+async def test_a_node_that_asks_is_told_the_nodes_that_it_can_fetch_from(tmp_path: Path) -> None:
+    digest = put(tmp_path, "m.zip")
+    names = [f"n{number}" for number in range(9)]
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        url = f"{API}/packages/{digest}/nodes"
+        for name in names:
+            await heartbeat(client, name, {"m": digest} if name in names[:3] else {}, filling=[digest])
+        for asker in (*names, "it has sent no heartbeat yet", "董事会 &=%", "\x00", "n" * 9_000):
+            told = (await client.get(url, params={"node": asker})).json()
+            wanted = spread(digest, asker, names[:3])
+            assert [node["node_id"] for node in told if node["held"]] == wanted
+            assert [node["node_id"] for node in told] == [*wanted, *predecessors(digest, asker, names[3:])]
+        for query in ("node=%ff", "node=%ed%a0%80", "node=%00%", "node=n0&node=n1", "&&==&node", "node="):
+            assert (await client.get(f"{url}?{query}")).status_code == 200
+        assert len((await client.get(f"{url}?node=&v=1")).json()) == len(names)
+        assert (await client.get(f"{API}/packages/x/nodes?node=n1")).status_code == 404
 
 
 async def test_a_package_is_served_with_ranges_and_conditions(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ async def until_offered(master: ShimMaster, *ports: int, meeting_id: str = "m1")
 
     def offered() -> bool:
         nodes = master.get(f"/api/v1/packages/{digest}/nodes").json()
-        return {node["address"] for node in nodes} == {f"127.0.0.1:{port}" for port in ports}
+        return {node["address"] for node in nodes if node["held"]} == {f"127.0.0.1:{port}" for port in ports}
 
     await eventually(offered, within=30)
 
