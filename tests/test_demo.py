@@ -49,6 +49,7 @@ def test_the_demo_ends_well_and_leaves_nothing(spawn: Spawner, tmp_path: Path) -
     eventually_blocking(lambda: len(users_of(tmp_path)) == 5, within=DEMO_SECONDS, what="a master and three nodes")
     assert demo.wait(within=DEMO_SECONDS) == 0, demo.log()
     assert "120 of 120 downloads have the right digest" in demo.log()
+    assert re.search(r"the master sent 1\.0\d copies", demo.log()), demo.log()
     assert "kill -9" in demo.log()
     assert left_behind(tmp_path) == []
 

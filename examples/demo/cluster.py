@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -70,19 +71,25 @@ class Cluster:
         return {**{node.address: node.name for node in self.nodes}, self._master_address: "master"}
 
     async def make_packages(self, meetings: tuple[Meeting, ...]) -> None:
-        """Write a package and a title for each meeting into the master's folder."""
-        folder = self._folder / "packages"
+        """Write a package for each meeting, not yet into the master's folder."""
+        folder = self._folder / "made"
         folder.mkdir()
         for meeting in meetings:
             documents = make_documents(meeting.documents, meeting.size, seed=meeting.id)
-            path = folder / f"{meeting.id}.zip"
-            path.with_suffix(".json").write_text(json.dumps({"title": meeting.title}), encoding="utf-8")
-            make = functools.partial(make_package, path, documents, title=meeting.title)
+            make = functools.partial(make_package, folder / f"{meeting.id}.zip", documents, title=meeting.title)
             self.packages[meeting.id] = await trio.to_thread.run_sync(make)
 
+    def begin(self, meeting: Meeting) -> None:
+        """Move a package into the master's folder, by a rename."""
+        package, folder = self.packages[meeting.id], self._folder / "packages"
+        path = folder / package.path.name
+        path.with_suffix(".json").write_text(json.dumps({"title": meeting.title}), encoding="utf-8")
+        self.packages[meeting.id] = dataclasses.replace(package, path=package.path.rename(path))
+
     async def start_master(self) -> Server:
-        """Run `master-shim serve` over the packages; return when it answers."""
+        """Run `master-shim serve` over an empty folder; return when it answers."""
         port = self._master_address.rpartition(":")[2]
+        (self._folder / "packages").mkdir()
         packages = str(self._folder / "packages")
         server = self._servers.start(
             "master", "master-shim", "serve", "--packages", packages, "--host", "127.0.0.1", "--port", port
@@ -97,7 +104,7 @@ class Cluster:
         address = f"127.0.0.1:{port}"
         server = self._servers.start(
             name,
-            *("trionode", "serve", "--main-server", self.master, "--node-address", address),
+            *("trionode", "serve", "--main-server", self.master, "--node-id", name, "--node-address", address),
             *("--storage-path", str(self._folder / name), "--host", "127.0.0.1", "--port", port),
         )
         node = Node(name, address, server)
@@ -105,8 +112,14 @@ class Cluster:
         return node
 
     async def wait_ready(self, node: Node) -> None:
-        """Wait until a node is ready."""
-        await self.until(f"{node.name} is ready", node.server, lambda: self._answers(f"{node.url}/ready"))
+        """Wait until a node is ready, and the master lists it."""
+
+        async def listed() -> bool:
+            ready = await self._answers(f"{node.url}/ready")
+            entries = await self._json(f"{self.master}/api/v1/nodes/available") if ready else None
+            return entries is not None and node.address in entries["nodes"]
+
+        await self.until(f"{node.name} is ready", node.server, listed)
 
     async def wait_holds(self, node: Node, package: Package) -> None:
         """Wait until the master lists a node for the current version of a package."""
@@ -118,12 +131,13 @@ class Cluster:
 
         await self.until(f"the master lists {node.name} for {package.path.name}", node.server, heard)
 
-    async def bytes_fetched(self, node: Node) -> int:
-        """Return the number of bytes that a node has received from the master since its start."""
+    async def fetched(self, node: Node, meeting_id: str) -> dict[str, int]:
+        """Return how many bytes a node has fetched for the current version of a package, by sender."""
         status = await self._json(f"{node.url}/api/status")
-        if status is None:
-            raise DemoError(f"{node.name} does not return its status")
-        return int(status["bytes_fetched"])
+        for meeting in [] if status is None else status["active_meetings"]:
+            if meeting["id"] == meeting_id:
+                return dict(meeting["fetched_from"])
+        raise DemoError(f"{node.name} does not return the status of {meeting_id}")
 
     async def until(self, what: str, server: Server, check: Callable[[], Awaitable[bool]]) -> None:
         """Wait until `check` returns true. Raises `DemoError` if `server` ends, or after `WAIT_SECONDS`."""

@@ -16,7 +16,7 @@ from examples.demo.show import Shares, Show, megabytes
 from examples.demo.tablets import Outcome, download_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MEETINGS = (
     Meeting("budget", "Budget for the coming year", 8, 1_000_000),
@@ -60,38 +60,60 @@ class Story:
 
     async def run(self) -> Result:
         """Run all chapters. Raises `DemoError`."""
-        await self.start_master()
-        await self.start_nodes()
+        await self.start_servers()
+        await self.begin_meetings()
         await self.first_downloads()
         await self.update()
         await self.lose_a_node()
         self.summary()
         return self.result
 
-    async def start_master(self) -> None:
-        """Make the packages and start a master over their folder."""
-        self.show.chapter("A master with three meetings")
+    async def start_servers(self) -> None:
+        """Start a master over an empty folder, and the nodes."""
+        self.show.chapter("A master and three nodes, each a separate process")
         await self.cluster.make_packages(MEETINGS)
+        server = await self.cluster.start_master()
+        self.show.command(server.command)
+        self.show.outcome(True, f"the master answers at {self.cluster.master}")
+        for number in range(1, NODES + 1):
+            self.show.command(self.cluster.start_node(f"node-{number}").server.command)
+        for node in self.cluster.nodes:
+            await self.cluster.wait_ready(node)
+            self.show.outcome(True, f"{node.name} is ready at {node.url}")
+
+    async def begin_meetings(self) -> None:
+        """Move the packages into the master's folder, wait until each node holds all, and show who sent whom."""
+        self.show.chapter("Three meetings begin: one copy from the master for three nodes")
         for meeting in MEETINGS:
             package = self.cluster.packages[meeting.id]
             self.show.say(
                 f"{package.path.name:<14} {megabytes(package.size):>9}  "
                 f"{meeting.documents:2} documents  [dim]{meeting.title}[/]"
             )
-        server = await self.cluster.start_master()
-        self.show.command(server.command)
-        self.show.outcome(True, f"the master answers at {self.cluster.master}")
-
-    async def start_nodes(self) -> None:
-        """Start the nodes and wait until the master lists each for every package."""
-        self.show.chapter("Three nodes, each a separate process")
-        for number in range(1, NODES + 1):
-            self.show.command(self.cluster.start_node(f"node-{number}").server.command)
+        for meeting in MEETINGS:
+            self.cluster.begin(meeting)
+        sent: Counter[tuple[str, str]] = Counter()
         for node in self.cluster.nodes:
-            await self.cluster.wait_ready(node)
-            for package in self.cluster.packages.values():
-                await self.cluster.wait_holds(node, package)
-            self.show.outcome(True, f"{node.name} is ready at {node.url} and holds all three packages")
+            for meeting in MEETINGS:
+                await self.cluster.wait_holds(node, self.cluster.packages[meeting.id])
+                for sender, count in (await self.cluster.fetched(node, meeting.id)).items():
+                    sent[sender, node.name] += count
+        self._show_senders(sent)
+        by_master = sum(count for (sender, _), count in sent.items() if sender == "master")
+        total = sum(package.size for package in self.cluster.packages.values())
+        self.show.outcome(
+            by_master < 2 * total,
+            f"each node holds all three packages, {megabytes(total)}; the master sent {by_master / total:.2f} copies",
+        )
+
+    def _show_senders(self, sent: Mapping[tuple[str, str], int]) -> None:
+        """Print who has sent how much to whom."""
+        nodes = [node.name for node in self.cluster.nodes]
+        senders = ["master", *nodes]
+        rows = [
+            [sender, *(megabytes(sent[sender, to]) if sent[sender, to] else "" for to in nodes)] for sender in senders
+        ]
+        self.show.table("Sent by", ("", *(f"to {name}" for name in nodes)), rows)
 
     async def first_downloads(self) -> None:
         """Run the downloads without a failure."""
@@ -108,7 +130,6 @@ class Story:
         """Replace one document of a package and measure what the nodes fetch."""
         self.show.chapter("One document changes")
         meeting, old = MEETINGS[-1], self.cluster.packages[MEETINGS[-1].id]
-        before = {node.name: await self.cluster.bytes_fetched(node) for node in self.cluster.nodes}
         made_at = FIRST_BUILD + timedelta(hours=1)
         new = await trio.to_thread.run_sync(lambda: rebuild(old, made_at=made_at, replaced=[4], title=meeting.title))
         self.cluster.packages[meeting.id] = new
@@ -116,15 +137,20 @@ class Story:
             f"{new.path.name} ({megabytes(new.size)}) is rebuilt: one of its {meeting.documents} documents "
             f"is new ({megabytes(new.new_bytes)}), and so is every time stamp."
         )
+        by_master = 0
         for node in self.cluster.nodes:
             await self.cluster.wait_holds(node, new)
-            fetched = await self.cluster.bytes_fetched(node) - before[node.name]
-            self.result.fetched[node.name] = fetched
+            senders = await self.cluster.fetched(node, meeting.id)
+            fetched = self.result.fetched[node.name] = sum(senders.values())
+            by_master += senders.get("master", 0)
             self.show.outcome(
                 fetched < new.size / 2,
-                f"{node.name} holds it and fetched {megabytes(fetched)}, {fetched / new.size:.1%} of the package "
-                f"({fetched / new.new_bytes:.3f} × the new bytes)",
+                f"{node.name} holds it and fetched {megabytes(fetched)}, {fetched / new.size:.1%} of the package, "
+                f"from {', '.join(senders)}",
             )
+        self.show.outcome(
+            by_master < 2 * new.new_bytes, f"the master sent {by_master / new.new_bytes:.3f} × the new bytes"
+        )
 
     async def lose_a_node(self) -> None:
         """Kill the busiest node while tablets download."""

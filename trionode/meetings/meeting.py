@@ -16,6 +16,8 @@ from ..events import AutoResetEvent, Broadcast
 from .states import MeetingState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from store import Digest
 
     from ..fetch.live_fill import LiveFill
@@ -54,6 +56,8 @@ class Meeting:
     file_count: int = 0
     fill: LiveFill | None = None
     """The fill in progress."""
+    fetched: Mapping[str, int] = field(default_factory=dict)
+    """The bytes that the last complete fill received, by source (`LiveFill.fetched`)."""
     pending_check: Check | None = None
     checking: bool = False
     """Whether a check is in progress or about to begin."""

@@ -252,6 +252,7 @@ class Meetings:
             else:
                 await self._manifest_fetcher.run(manifest, live)
             error = None
+            meeting.fetched = live.fetched
             self.fill_stats.done += 1
         except Exception as reason:
             error = reason

@@ -84,6 +84,7 @@ def _meeting_status(store: Store, meeting: Meeting, sizes: Mapping[Digest, int])
         "reason": meeting.reason,
         "lacks_room": _lacks_room(meeting.lacks_room),
         "version": ref.digest if ref is not None else None,
+        "fetched_from": {source or "master": count for source, count in meeting.fetched.items()},
     }
 
 
