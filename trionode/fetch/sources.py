@@ -179,9 +179,8 @@ class Sources(Generic[S]):
         facts = {"node": source, "meeting": self._live.meeting_id, "reason": failure.value, "why": why}
         if failure is PeerFailure.LIED:
             self._stats.wrong_bytes[source] += 1
-            _log.error(
-                "a node sent wrong bytes; they were discarded, and it is not asked for this version again", **facts
-            )
+            self._barred.add(source)
+            _log.error("a node sent wrong bytes, which were discarded; it is not asked for this again", **facts)
         elif failure in {PeerFailure.BUSY, PeerFailure.REFUSED}:
             _log.debug("a node is passed over", **facts)
         else:
