@@ -62,6 +62,7 @@ class Services:
     lock: StorageLock
     store: Store
     master: Master
+    peers: Peers
     downloads: Downloads
     delivery: Delivery
     evictor: Evictor
@@ -96,6 +97,7 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
         stack.enter_context(live.subscribed(pace.configure))
         master = Master(settings.main_server, settings.ca_file, pace)
         peers = _peers(name, master, settings, pace)
+        _log.info("fetching from other nodes", peers=settings.peers, believed=peers.directory.believed)
         try:
             yield _build(own, lock, store, master, peers, times, live, lifecycle, stack)
         finally:
@@ -185,7 +187,7 @@ def _build(
         "scrub": scrubber.run,
     }
     return Services(
-        own, lock, store, master, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks
+        own, lock, store, master, peers, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks
     )
 
 

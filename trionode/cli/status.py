@@ -57,7 +57,7 @@ def _print(report: dict[str, Any]) -> None:
         ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
         ("downloads", f"{report['active_downloads']} active, {report['downloads_finished']} finished"),
         ("health", _health(report["health"])),
-        ("bytes", f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched"),
+        ("bytes", _bytes(report)),
     ):
         shown = Text(one_line(value, MAX_SHOWN_CHARS)) if isinstance(value, str) else value
         facts.add_row(Text(name, "bold"), shown)
@@ -67,6 +67,8 @@ def _print(report: dict[str, Any]) -> None:
     table = Table("meeting", "title", "state", "size", "files", "version")
     for meeting in report["active_meetings"]:
         state = f"{meeting['state']}: {meeting['reason']}" if meeting["reason"] else meeting["state"]
+        if meeting.get("fill"):
+            state = f"{meeting['state']} {_progress(meeting['fill'])}"
         digest = (meeting["version"] or "")[:SHORT]
         cells = (meeting["id"], meeting["title"], state, decimal(meeting["size"]), str(meeting["file_count"]), digest)
         table.add_row(*(Text(one_line(cell, MAX_SHOWN_CHARS)) for cell in cells))
@@ -79,6 +81,20 @@ def _node(report: dict[str, Any]) -> Text:
     problem = report.get("address_problem")
     shown = Text(one_line(text, MAX_SHOWN_CHARS))
     return shown.append(f", {one_line(problem, MAX_SHOWN_CHARS)}", "red") if problem else shown
+
+
+def _bytes(report: dict[str, Any]) -> str:
+    text = f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched from the master"
+    if "bytes_fetched_from_peers" in report:  # not from an older node
+        text += f", {decimal(report['bytes_fetched_from_peers'])} from other nodes"
+    return text
+
+
+def _progress(fill: dict[str, Any]) -> str:
+    text = f"from {fill['source']}: "
+    text += f"{fill['filled'] / fill['size']:.0%}" if fill["size"] else decimal(fill["filled"])
+    text += f", {decimal(fill['bytes_per_second'])}/s"
+    return text if fill["seconds_left"] is None else f"{text}, {fill['seconds_left']:.0f} s left"
 
 
 def _health(health: dict[str, Any]) -> str:

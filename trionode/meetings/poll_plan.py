@@ -21,12 +21,13 @@ CHECKS_AT_ONCE = 12
 class Check(enum.IntEnum):
     """How thorough a check is. With a manifest there is no difference.
 
-    At a legacy master `ROUTINE` compares the beginning of the package, whose first member holds the time of its
-    generation; `CERTAIN` fetches the whole package again.
+    At a legacy master `TOKEN` compares the token alone, and `ROUTINE` the beginning of the package, whose first member
+    holds the time of its generation. `CERTAIN` fetches the whole package again.
     """
 
-    ROUTINE = 1
-    CERTAIN = 2
+    TOKEN = 1
+    ROUTINE = 2
+    CERTAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class PollPlan:
 def plan_poll(last: LastPoll | None, listed: MeetingList, tokens: Mapping[str, str], *, full: bool = False) -> PollPlan:
     """Compare the master's meeting list with the one of the last poll.
 
-    - The first poll of a process: routine checks of the meetings whose version was found current under the same token
-      (`tokens`), certain ones of the others, which may have been rebuilt or restarted since.
+    - The first poll of a process: the token is enough for the meetings whose version was found current under the same
+      one (`tokens`). The others, which may have been rebuilt or restarted since, have a certain check.
     - A new meeting may be one that ended and started again: a certain check.
     - A new token that no change of the set explains means that a package was rebuilt: certain checks of all, and none
       is advertised until then. Without this, a meeting restarted between two polls would be missed.
@@ -67,7 +68,7 @@ def plan_poll(last: LastPoll | None, listed: MeetingList, tokens: Mapping[str, s
     """
     if last is None:
         same = set() if listed.token in {"", NO_TOKEN} else {each for each in tokens if tokens[each] == listed.token}
-        checks = {each: Check.ROUTINE if each in same else Check.CERTAIN for each in listed.meetings}
+        checks = {each: Check.TOKEN if each in same else Check.CERTAIN for each in listed.meetings}
         # Meetings without a token: a deployed master waits for its nodes, and changes its token afterwards.
         token_pending = listed.token == NO_TOKEN and bool(listed.meetings)
         poll = LastPoll(listed, token_pending=token_pending)

@@ -12,15 +12,12 @@ import structlog
 import trio
 
 from master_shim.protocol import why_no_meeting_id
-from store import NoSpace, StoreError, count_files
+from store import StoreError
 
-from ..errors import FillFailed, NodeError, OriginError
+from ..errors import NodeError
 from ..events import AutoResetEvent
-from ..fetch.live_fill import LiveFill
-from ..fetch.manifest_fetch import ManifestFetcher
-from ..fetch.sources import Peers, SourceFactory
-from ..fetch.stream_fetch import StreamFetcher
 from ..stats import FillStats
+from .checker import Checker, open_fetchers
 from .meeting import Meeting
 from .poll_plan import CHECKS_AT_ONCE, Check, LastPoll, plan_poll
 from .refs import RefWriter
@@ -29,9 +26,11 @@ from .states import MeetingEvent, MeetingState, next_state
 if TYPE_CHECKING:
     from random import Random
 
-    from store import Digest, Manifest, Store
+    from store import Digest, Store
 
+    from ..fetch.live_fill import LiveFill
     from ..fetch.room import MakeRoom
+    from ..fetch.sources import Peers
     from ..master.client import Master
     from ..master.responses import MeetingList
     from ..upkeep.folder_watch import FolderWatch
@@ -58,14 +57,13 @@ class Meetings:
         self._store = store
         self._master = master
         self._rng = rng
-        self._make_room = make_room
-        self._repairer = repairer
         self._beat_due = beat_due
         self._meetings: dict[str, Meeting] = {}
         self._refs = RefWriter(store, self._meetings, folder)
-        sources = SourceFactory(master, peers)
-        self._manifest_fetcher = ManifestFetcher(store, sources, rng, make_room)
-        self._stream_fetcher = StreamFetcher(store, master, sources, make_room)
+        fetchers = open_fetchers(store, master, peers, rng, make_room)
+        self._checker = Checker(
+            store, master, repairer, self._refs, fetchers, make_room, self.fill_stats, self._apply_event
+        )
         self._last_poll: LastPoll | None = None
         self._slots = trio.CapacityLimiter(CHECKS_AT_ONCE)
         self._check_requested = AutoResetEvent()
@@ -190,7 +188,7 @@ class Meetings:
         began = trio.current_time()
         self._apply_event(meeting, MeetingEvent.CHECK)
         try:
-            await self._check(meeting, check)
+            await self._checker.check(meeting, check, self.token or "")
             return True
         except (NodeError, StoreError, OSError) as error:
             # OSError: a disk that fails at one package must not affect the others.
@@ -202,77 +200,6 @@ class Meetings:
             meeting.check_began_at, meeting.check_ended_at = began, trio.current_time()
         self._apply_event(meeting, MeetingEvent.FAIL)
         return meeting.ended
-
-    async def _check(self, meeting: Meeting, check: Check) -> None:
-        ref = self._store.ref(meeting.id)
-        known = ref.digest if ref is not None and await self._repairer.ensure(ref.digest) else None
-        try:
-            manifest = await self._master.manifest(meeting.id, known)
-        except OriginError as error:
-            if self._master.protocol or error.status not in {404, 405}:
-                raise
-            await self._check_legacy(meeting, check, known)
-            return
-        if manifest is not None and not (
-            self._store.holds(manifest.digest) and await self._repairer.ensure(manifest.digest)
-        ):
-            await self._fill(meeting, manifest)
-        current = manifest.digest if manifest is not None else known
-        assert current is not None, "only a request that names a version can be answered 304"
-        await self._confirm(meeting, current)
-
-    async def _check_legacy(self, meeting: Meeting, check: Check, known: Digest | None) -> None:
-        token = self.token or ""  # before the first byte is requested: a later token may mean another package
-        if meeting.outgrew is not None and meeting.outgrew[0] == token:
-            # Same token, same package: without more room it would be fetched up to the same point again.
-            await self._make_room(meeting.outgrew[1])
-        if known is not None and check is Check.ROUTINE:
-            with self._store.lease(known) as stored:
-                if await self._stream_fetcher.begins_alike(meeting.id, stored):
-                    await self._confirm(meeting, known, token)
-                    return
-        try:
-            manifest = await self._fill(meeting, None, token)
-        except NoSpace as error:
-            meeting.outgrew = (token, error.needed)
-            raise
-        meeting.outgrew = None
-        await self._confirm(meeting, manifest.digest, token)
-
-    async def _fill(self, meeting: Meeting, manifest: Manifest | None, token: str = "") -> Manifest:
-        """Run one fill, and end it for its followers on every exit."""
-        known = () if manifest is None else (manifest.digest, manifest.size)
-        live = LiveFill(meeting.id, *known, token=token, began_at=trio.current_time())
-        meeting.fill = live
-        self._apply_event(meeting, MeetingEvent.FILL)
-        error: Exception | None = FillFailed("the node is stopping")
-        try:
-            if manifest is None:
-                manifest = await self._stream_fetcher.run(live)
-            else:
-                await self._manifest_fetcher.run(manifest, live)
-            error = None
-            meeting.fetched = live.fetched
-            self.fill_stats.done += 1
-        except Exception as reason:
-            error = reason
-            self.fill_stats.failed += 1
-            raise
-        finally:
-            meeting.fill = None
-            live.finish(error)
-        return manifest
-
-    async def _confirm(self, meeting: Meeting, digest: Digest, token: str = "") -> None:
-        """Switch the meeting to `digest`, found under a legacy master's `token`, and only then advertise it."""
-        if not await self._repairer.ensure(digest):
-            raise FillFailed("the stored package is damaged and cannot be repaired now")
-        if not await self._refs.switch(meeting, digest, token):
-            return
-        with self._store.lease(digest) as lease:
-            file_count = await trio.to_thread.run_sync(count_files, lease.fileno(), lease.size)
-        meeting.record_success(digest, file_count)
-        self._apply_event(meeting, MeetingEvent.CONFIRM)
 
     # -- Invalidation
 

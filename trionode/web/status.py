@@ -12,11 +12,15 @@ from store import NeverFits
 
 from ..meetings.states import MeetingState
 
+MASTER_NAME = "master"
+"""The name of the master among the senders."""
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from store import Digest, NoSpace, Store
 
+    from ..fetch.live_fill import LiveFill
     from ..meetings.meeting import Meeting
     from ..node import Node
 
@@ -49,6 +53,9 @@ async def status_of(node: Node) -> dict[str, object]:
         "versions": len(sizes),
         "master_protocol": services.master.protocol,
         "bytes_fetched": services.master.bytes_fetched,
+        "bytes_fetched_from_peers": services.peers.stats.bytes_fetched,
+        "peers": settings.peers,
+        "peers_believed": services.peers.directory.believed,
         "bytes_sent": downloads.bytes_sent,
         "active_downloads": downloads.active,
         "queued_downloads": downloads.queued,
@@ -84,8 +91,28 @@ def _meeting_status(store: Store, meeting: Meeting, sizes: Mapping[Digest, int])
         "reason": meeting.reason,
         "lacks_room": _lacks_room(meeting.lacks_room),
         "version": ref.digest if ref is not None else None,
-        "fetched_from": {source or "master": count for source, count in meeting.fetched.items()},
+        "fill": None if meeting.fill is None else _fill_status(meeting.fill),
+        "fetched_from": _by_sender(meeting.fetched),
     }
+
+
+def _fill_status(fill: LiveFill) -> dict[str, object]:
+    """Return how far a fill is. `seconds_left` is null while the rate or the size is not known."""
+    seconds, fetched = trio.current_time() - fill.began_at, fill.fetched.total()
+    rate = fetched / seconds if seconds > 0 else 0.0
+    left = None if fill.size is None or not rate else round((fill.size - fill.filled) / rate, 1)
+    return {
+        "source": fill.source or MASTER_NAME,
+        "filled": fill.filled,
+        "size": fill.size,
+        "fetched": _by_sender(fill.fetched),
+        "bytes_per_second": round(rate),
+        "seconds_left": left,
+    }
+
+
+def _by_sender(fetched: Mapping[str, int]) -> dict[str, int]:
+    return {source or MASTER_NAME: count for source, count in fetched.items()}
 
 
 def _lacks_room(lacks: NoSpace | None) -> dict[str, object] | None:

@@ -18,7 +18,7 @@ def listed(token: str, *meeting_ids: str) -> MeetingList:
 def test_the_first_poll_has_routine_checks_of_what_was_confirmed_under_the_same_token():
     plan = plan_poll(None, listed("t", "a", "b", "c", "d"), {"a": "t", "b": "earlier", "c": "", "e": "t"})
     certain = dict.fromkeys("bcd", Check.CERTAIN)
-    assert dict(plan.checks) == {"a": Check.ROUTINE, **certain}
+    assert dict(plan.checks) == {"a": Check.TOKEN, **certain}
     assert not plan.invalidated
 
 
