@@ -54,10 +54,11 @@ class RegisteredNode:
     """A node and its last report.
 
     `first_seen`, `last_seen` and `online_since` are on the caller's clock. `synced` are the meetings a legacy node has;
-    `packages` maps the meetings of one of our nodes to digests. `kept_chars` is the registry's: the memory accounted to
-    this node. `conflict` says in words that other nodes use its id or address, if so. The last two fields are the
-    balancer's: the load assigned here but not seen here yet, and the clients this node failed since its last heartbeat.
-    They are removed with the node.
+    `packages` maps the meetings of one of our nodes to digests, and `sources` digests in `filling` to the ids of the
+    nodes they are fetched from, "" for the master. `kept_chars` is the registry's: the memory accounted to this node.
+    `conflict` says in words that other nodes use its id or address, if so. The last two fields are the balancer's: the
+    load assigned here but not seen here yet, and the clients this node failed since its last heartbeat. They are
+    removed with the node.
     """
 
     node_id: str
@@ -73,6 +74,7 @@ class RegisteredNode:
     synced: frozenset[str] = frozenset()
     packages: dict[str, str] = field(default_factory=dict)
     filling: frozenset[str] = frozenset()
+    sources: dict[str, str] = field(default_factory=dict)
     protocol: int = 0
     kept_chars: int = 0
     conflict: str = ""

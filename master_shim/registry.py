@@ -75,7 +75,7 @@ class Registry:
         chars = len(message.node_id) + len(message.address)
         node = self._update(message, Event.REGISTER, chars, now)
         node.load, node.active, node.synced = Load(), (), frozenset()
-        node.packages, node.filling, node.status = {}, frozenset(), _status(message.status)
+        node.packages, node.filling, node.sources, node.status = {}, frozenset(), {}, _status(message.status)
         self._peers.update(node)
         return node
 
@@ -100,14 +100,16 @@ class Registry:
         active = tuple(MeetingName(m.id, one_line(m.title)) for m in active if one_line(m.id) == m.id)
         chars = sum(len(meeting.id) + len(meeting.title) for meeting in active) + sum(map(len, packages))
         chars += _DIGEST_CHARS * (len(packages) + len(filling)) + len(message.node_id) + len(message.address)
-        chars += ITEM_CHARS * (len(active) + len(packages) + len(filling))
+        sources = _sources(message, filling)
+        chars += sum(map(len, sources.values()))
+        chars += ITEM_CHARS * (len(active) + len(packages) + len(filling) + len(sources))
 
         event = Event.DRAIN if message.load is not None and message.load.draining else Event.HEARTBEAT
         node = self._update(message, event, chars, now)
         node.status, node.protocol = _status(message.status), message.protocol
         node.load = _limited_load(message.load)
         node.active, node.synced = active, frozenset(synced)
-        node.packages, node.filling = packages, filling
+        node.packages, node.filling, node.sources = packages, filling, sources
         if node.state is State.ONLINE and node.protocol >= 1:
             self._punctual[node.node_id] = node
         self._peers.update(node)
@@ -235,6 +237,13 @@ def _limited(name: str, values: tuple[_T, ...]) -> tuple[_T, ...]:
     if len(values) > MAX_HEARTBEAT_ITEMS:
         raise MessageInvalid(f"more than {MAX_HEARTBEAT_ITEMS} items", name)
     return values
+
+
+def _sources(message: Heartbeat, filling: frozenset[str]) -> dict[str, str]:
+    """Return where each version in `filling` is fetched. Texts that are no node ids are left out."""
+    _limited("sources", tuple(message.sources))
+    found = {digest: message.sources[digest] for digest in filling if digest in message.sources}
+    return {digest: name for digest, name in found.items() if one_line(name, MAX_ID_CHARS) == name}
 
 
 def _limited_load(load: Load | None) -> Load:

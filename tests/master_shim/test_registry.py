@@ -134,6 +134,7 @@ def test_the_report_of_a_node_is_limited() -> None:
         ours(packages=dict.fromkeys(many, D1)),
         ours(packages={"x" * 513: D1}),
         ours(filling=many),
+        ours(sources=dict.fromkeys(many, "")),
         ours(synced_meetings=many),
     ):
         with pytest.raises(MessageInvalid):
@@ -151,6 +152,35 @@ def test_the_report_of_a_node_is_limited() -> None:
     assert node.packages == {}
     assert node.load.active_downloads == module.MAX_LOAD
     assert node.load.max_downloads == 0
+
+
+def test_a_source_counts_only_for_what_is_filling_and_if_it_is_the_id_of_a_node() -> None:
+    registry = Registry()
+    node = registry.heartbeat(
+        ours(filling=(D1, D2, "short"), sources={D1: "", D2: "b", "3" * 64: "c", "short": ""}), 0.0
+    )
+    assert node.sources == {D1: "", D2: "b"}
+    # It is only displayed, so that the rest of the heartbeat counts.
+    for hostile in ("x" * 513, "a\nb", "\u202ea", "\x1b[31m", "\ud800"):
+        node = registry.heartbeat(ours(filling=(D1, D2), sources={D1: hostile, D2: "董事会 1"}), 0.0)
+        assert (node.sources, node.filling) == ({D2: "董事会 1"}, {D1, D2})
+    registry.register(Registration("a", "10.0.0.1:8001"), 0.0)
+    assert node.sources == {}
+
+
+def test_the_text_of_sources_is_limited_as_that_of_meetings(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry()
+    digests = [f"{number:064}" for number in range(100)]
+    sources = dict.fromkeys(digests, "s" * module.MAX_ID_CHARS)
+    kept = [
+        registry.heartbeat(ours(filling=tuple(digests), **fields), 0.0).kept_chars
+        for fields in ({}, {"sources": dict.fromkeys(digests, "")}, {"sources": sources})
+    ]
+    assert kept[1] - kept[0] == 100 * module.ITEM_CHARS
+    assert kept[2] - kept[1] == 100 * module.MAX_ID_CHARS
+    monkeypatch.setattr(module, "MAX_KEPT_CHARS", kept[2] - 1)
+    with pytest.raises(RegistryFull):
+        Registry().heartbeat(ours(filling=tuple(digests), sources=sources), 0.0)
 
 
 def test_texts_of_a_node_are_reduced_to_one_line() -> None:

@@ -48,6 +48,7 @@ class HeartbeatBuilder:
         """Return a heartbeat of the present state, within the size limit."""
         advertised = self._meetings.advertised()
         registration = self._own.registration
+        sources = {str(fill.digest): fill.source for fill in self._meetings.fills() if fill.digest is not None}
         whole = Heartbeat(
             node_id=registration.node_id,
             address=registration.address,
@@ -55,11 +56,12 @@ class HeartbeatBuilder:
             synced_meetings=tuple(advertised),
             load=self._load(),
             packages={meeting_id: str(digest) for meeting_id, digest in advertised.items()},
-            filling=tuple(str(fill.digest) for fill in self._meetings.fills() if fill.digest is not None),
+            filling=tuple(sources),
             tickets=self._tickets.first(MAX_BEAT_TICKETS),
             protocol=PROTOCOL,
             scheme=registration.scheme,
             instance=registration.instance,
+            sources=sources,
         )
         beat = limit_size(whole)
         left_out = len(whole.active_meetings) - len(beat.active_meetings)

@@ -16,10 +16,14 @@ TITLES = (64, 16, 0)
 def limit_size(beat: Heartbeat) -> Heartbeat:
     """Return `beat` cut to `MAX_HEARTBEAT_BYTES`, with at most `MAX_HEARTBEAT_ITEMS` in each list.
 
-    Left out, in this order: most tickets, titles, and meetings, the oldest first, since a start gate waits for the
-    newest. A master that refuses one heartbeat for its size would refuse all that follow, and drop the node.
+    Left out, in this order: sources, which are only displayed, most tickets, titles, and meetings, the oldest first,
+    since a start gate waits for the newest. A master that refuses one heartbeat for its size would refuse all that
+    follow, and drop the node.
     """
     beat = _keep_last(beat, MAX_HEARTBEAT_ITEMS)
+    if _size(beat) <= MAX_HEARTBEAT_BYTES:
+        return beat
+    beat = msgspec.structs.replace(beat, sources={})
     if _size(beat) <= MAX_HEARTBEAT_BYTES:
         return beat
     beat = msgspec.structs.replace(beat, tickets=beat.tickets[:FEW_TICKETS])
@@ -40,12 +44,14 @@ def _keep_last(beat: Heartbeat, count: int) -> Heartbeat:
         return beat
     kept = beat.active_meetings[len(beat.active_meetings) - count :]
     ids = {meeting.id for meeting in kept}
+    filling = beat.filling[max(0, len(beat.filling) - count) :]
     return msgspec.structs.replace(
         beat,
         active_meetings=kept,
         synced_meetings=tuple(name for name in beat.synced_meetings if name in ids),
         packages={name: digest for name, digest in beat.packages.items() if name in ids},
-        filling=beat.filling[len(beat.filling) - count :] if count < len(beat.filling) else beat.filling,
+        filling=filling,
+        sources={digest: beat.sources[digest] for digest in filling if digest in beat.sources},
     )
 
 

@@ -87,6 +87,10 @@ async def test_a_heartbeat_names_current_packages_and_fills(tmp_path: Path):
         assert beat.synced_meetings == ("stored",)
         assert beat.packages == {"stored": stored.digest}
         assert beat.filling == (fetched.digest,)
+        assert beat.sources == {fetched.digest: ""}
+        (fill,) = running.meetings.fills()
+        fill.source = "n2"
+        assert builder.build().sources == {fetched.digest: "n2"}
 
 
 async def test_queued_downloads_are_part_of_the_load(tmp_path: Path):

@@ -19,7 +19,7 @@ from master_shim.protocol import (
     Load,
     MeetingName,
 )
-from master_shim.registry import Registry
+from master_shim.registry import MAX_ID_CHARS, Registry
 from tests.support.masters import ShimMaster
 from trionode.heartbeat.size_limit import FEW_TICKETS, limit_size
 
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 DIGEST = "0" * 64
 
 
-def beat(meetings: int, *, name: str = "m", title: str = "t", tickets: int = 0, filling: int = 0) -> Heartbeat:
+def beat(
+    meetings: int, *, name: str = "m", title: str = "t", tickets: int = 0, filling: int = 0, source: str = ""
+) -> Heartbeat:
     ids = [f"{name}{number:06}" for number in range(meetings)]
+    digests = [f"{number:064}" for number in range(filling)]
     return Heartbeat(
         "n" * 128,
         "a" * 250 + ":65535",
@@ -40,7 +43,8 @@ def beat(meetings: int, *, name: str = "m", title: str = "t", tickets: int = 0, 
         synced_meetings=tuple(ids),
         load=Load(1, 2, 3.0),
         packages=dict.fromkeys(ids, DIGEST),
-        filling=(DIGEST,) * filling,
+        filling=tuple(digests),
+        sources=dict.fromkeys(digests, source),
         tickets=tuple(f"{number:064}" for number in range(tickets)),
         protocol=1,
     )
@@ -53,9 +57,12 @@ def beat(meetings: int, *, name: str = "m", title: str = "t", tickets: int = 0, 
     st.sampled_from(["", "t", "题" * 100, "\x01" * 512, "t" * 2_000]),
     st.integers(0, 5_000),
     st.integers(0, 2 * MAX_HEARTBEAT_ITEMS),
+    st.sampled_from(["", "n" * MAX_ID_CHARS, "\x01" * MAX_ID_CHARS]),
 )
-def test_the_shim_accepts_every_heartbeat(meetings: int, name: str, title: str, tickets: int, filling: int):
-    whole = beat(meetings, name=name, title=title, tickets=tickets, filling=filling)
+def test_the_shim_accepts_every_heartbeat(
+    meetings: int, name: str, title: str, tickets: int, filling: int, source: str
+):
+    whole = beat(meetings, name=name, title=title, tickets=tickets, filling=filling, source=source)
     sent = limit_size(whole)
     assert len(msgspec.json.encode(sent)) <= MAX_HEARTBEAT_BYTES < MAX_BODY_BYTES
     Registry().heartbeat(sent, 0.0)
@@ -63,11 +70,17 @@ def test_the_shim_accepts_every_heartbeat(meetings: int, name: str, title: str, 
     kept = [meeting.id for meeting in sent.active_meetings]
     assert kept == [meeting.id for meeting in whole.active_meetings][meetings - len(kept) :]
     assert list(sent.synced_meetings) == list(sent.packages) == kept
+    assert sent.sources.keys() <= set(sent.filling)
 
 
 def test_a_heartbeat_within_the_limit_is_not_changed():
     whole = beat(1_000, title="t" * 200, tickets=5_000)
     assert limit_size(whole) is whole
+
+
+def test_sources_which_are_only_displayed_are_left_out_first():
+    sent = limit_size(beat(1_000, tickets=5_000, filling=2_000, source="n" * MAX_ID_CHARS))
+    assert (len(sent.tickets), len(sent.filling), sent.sources) == (5_000, 2_000, {})
 
 
 def test_tickets_and_titles_are_cut_before_any_meeting_is_left_out():
