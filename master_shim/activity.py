@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .node import Event, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .node import RegisteredNode
 
@@ -20,6 +20,11 @@ _log = logging.getLogger("master_shim.activity")
 
 REPEAT_SECONDS = 60.0
 """The same warning is logged once in this time: three hundred tablets come within a minute."""
+PULL_SECONDS = 10.0
+"""A node that fetches from the master for this long does so for want of another node. It may begin there: when a fetch
+begins, the source is not known, and the next heartbeat comes 5 s later."""
+MAX_NAMED = 5
+"""Most nodes that one line names."""
 MAX_NAMES = 1_000
 """Most names whose last warning is remembered. The oldest are forgotten first."""
 
@@ -38,6 +43,10 @@ class Activity:
         """Clients to which the master sent a package because no node was fit."""
         self._unfit = Repeats()
         self._conflicts = Repeats()
+        self._shared_pulls = Repeats()
+        # At the last check: a digest, and the id of a node that fetches that version from the master.
+        self._pulls: set[tuple[str, str]] = set()
+        self._check_pulls_at = 0.0
 
     def node_changed(self, node: RegisteredNode, before: State, event: Event, now: float) -> None:
         """Log an event of a node. `node.last_seen` is the time of its last message before."""
@@ -69,6 +78,39 @@ class Activity:
         """Log a conflict of nodes, once in `REPEAT_SECONDS`."""
         if self._conflicts.pass_one(text, now) is not None:
             _log.error("%s", text)
+
+    def check_pulls(
+        self,
+        nodes: Callable[[float], Iterable[RegisteredNode]],
+        file_of: Callable[[str], str | None],
+        now: float,
+    ) -> None:
+        """Log which packages several nodes fetch from the master, once in `REPEAT_SECONDS` for each.
+
+        `nodes` returns the live nodes, `file_of` the name of the file with a digest, or None: a node may report any
+        digest. Called at every request; looks at the nodes once in `PULL_SECONDS`.
+        """
+        if now < self._check_pulls_at:
+            return
+        self._check_pulls_at = now + PULL_SECONDS
+        before, self._pulls = self._pulls, set()
+        lasting: dict[str, list[str]] = {}
+        for node in nodes(now):
+            for digest, source in node.sources.items():
+                name = None if source else file_of(digest)
+                if name is not None:
+                    self._pulls.add((digest, node.node_id))
+                    if (digest, node.node_id) in before:
+                        lasting.setdefault(name, []).append(node.node_id)
+        for name, pulling in lasting.items():
+            if len(pulling) > 1 and self._shared_pulls.pass_one(name, now) is not None:
+                more = f" and {len(pulling) - MAX_NAMED} more" if len(pulling) > MAX_NAMED else ""
+                _log.warning(
+                    "the master sends %s to %d nodes at once (%s%s), which could fetch it from each other. Check that "
+                    "each of them reaches the others: curl http://ADDRESS/health, with the addresses that master-shim "
+                    "status prints; and that none has peers = off",
+                    *(name, len(pulling), ", ".join(sorted(pulling)[:MAX_NAMED]), more),
+                )
 
 
 class Repeats:

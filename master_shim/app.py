@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import anyio
@@ -95,7 +96,7 @@ class MasterShim:
         self._activity = Activity()
         self.registry = Registry(self._activity.node_changed)
         self._clock = clock
-        versions = versions or PackageVersions()
+        self._versions = versions = versions or PackageVersions()
         self._in_progress = InProgress(packages if isinstance(packages, ListedPackages) else None, versions)
         # Not cryptographic: tickets are only names, and ties are not secret.
         balancer = Balancer(rng or random.Random())  # noqa: S311
@@ -184,8 +185,17 @@ class MasterShim:
                 await _answer_fault(request, error)
 
     def check_nodes(self) -> None:
-        """Notice the nodes that became silent. Called at every request: a mounted shim has no task of its own."""
-        self.registry.expire(self._clock())
+        """Notice nodes that became silent, or fetch what others have from the master.
+
+        Called at every request: a mounted shim has no task of its own.
+        """
+        now = self._clock()
+        self.registry.expire(now)
+        self._activity.check_pulls(self.registry.nodes, self._file_of, now)
+
+    def _file_of(self, digest: str) -> str | None:
+        version = self._versions.find(digest)
+        return None if version is None else PurePath(version.path).name
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         """Acknowledge a lifespan, and check the nodes during it also while no request comes."""

@@ -18,6 +18,8 @@ from .protocol import one_line
 from .registry import LATE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
 CALL_SECONDS = 5.0
@@ -102,6 +104,34 @@ def show(console: Console, url: str, report: dict[str, Any]) -> None:
         have = f"{meeting['nodes']}, {meeting['filling']} fetching" if meeting["filling"] else f"{meeting['nodes']}"
         meetings.add_row(*map(_text, (meeting["id"], meeting["title"], version, size, have)))
     console.print(meetings if report["meetings"] else "no meeting is in progress")
+    fetches = Table("meeting", Column("who fetches from whom", overflow="fold"))
+    for meeting in report["meetings"]:
+        sources = {entry["node_id"]: entry["source"] for entry in meeting.get("fetching", ())}
+        for line in chains(sources):
+            fetches.add_row(_text(meeting["id"]), Text(" <- ".join(map(one_line, line))))
+    if fetches.row_count:
+        console.print(fetches)
+
+
+def chains(sources: Mapping[str, str]) -> list[list[str]]:
+    """Return who fetches from whom: each line is a node, its source, the source's source, and so on.
+
+    `sources` has for each node its source, "" for the master. Each node is followed by its source once: a line ends at
+    the master, at a node that fetches from none, or at one that an earlier line or the same has.
+    """
+    lines: list[list[str]] = []
+    shown: set[str] = set()
+    asked = set(sources.values())
+    # Those that nobody fetches from begin the lines. The others come last: all that is left of them are circles.
+    for name in sorted(sources, key=lambda name: name in asked):
+        if name in shown:
+            continue
+        line = [name]
+        while line[-1] in sources and line[-1] not in shown:
+            shown.add(line[-1])
+            line.append(sources[line[-1]])
+        lines.append([name or "master" for name in line])
+    return lines
 
 
 def _text(value: str) -> Text:

@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 
     from ..activity import Activity
     from ..node import RegisteredNode
+    from ..packages.file import PackageVersion
     from ..packages.in_progress import InProgress
+    from ..packages.source import ListedMeeting
     from ..packages.versions import PackageVersions
     from ..registry import Registry
     from .sending import PackageSender
 
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 """The media type of the Prometheus text format."""
+
+
+MAX_FETCHING = 1_000
+"""Most nodes that are listed as fetching one meeting's package: anyone may register ten thousand."""
 
 
 class ReportHandlers:
@@ -86,12 +92,14 @@ class ReportHandlers:
             *_metric("sent_bytes_total", "counter", "Bytes of packages sent by the master.", self._sender.bytes_sent),
         ]
         try:
-            known = [version is not None for _, version in await self._in_progress.known()]
+            known = await self._in_progress.known()
         except (RouteMissing, FolderUnreadable):
             pass  # absent, as Prometheus has it for what is unknown
         else:
-            counts = {"ready": known.count(True), "unread": known.count(False)}
+            ready = sum(version is not None for _, version in known)
+            counts = {"ready": ready, "unread": len(known) - ready}
             lines += _metrics("meetings", "gauge", "Meetings in progress, by their package.", "package", counts)
+            lines += _fetching_metrics(known, nodes)
         return Answer(200, (_TEXT, NO_STORE), "".join(f"{line}\n" for line in lines).encode())
 
     def _downloads(self) -> dict[str, int]:
@@ -102,10 +110,12 @@ class ReportHandlers:
         """Describe the meetings in progress. Raises `RouteMissing`, `FolderUnreadable`."""
         held = Counter(item for node in nodes if node.offered for item in node.packages.items())
         synced = Counter(name for node in nodes if node.offered and node.protocol == 0 for name in node.synced)
-        filling = Counter(digest for node in nodes for digest in node.filling)
+        known = await self._in_progress.known()
+        sources = _sources(known, nodes)
         meetings: list[dict[str, object]] = []
-        for meeting, version in await self._in_progress.known():
+        for meeting, version in known:
             digest = None if version is None else str(version.digest)
+            fetching = [] if digest is None else sources[digest]
             meetings.append(
                 {
                     "id": meeting.id,
@@ -114,10 +124,39 @@ class ReportHandlers:
                     "size": None if version is None else version.size,
                     "reason": self._versions.problem(meeting.path),
                     "nodes": 0 if digest is None else held[meeting.id, digest] + synced[meeting.id],
-                    "filling": 0 if digest is None else filling[digest],
+                    "filling": len(fetching),
+                    "fetching": [{"node_id": name, "source": source} for name, source in fetching[:MAX_FETCHING]],
                 }
             )
         return meetings
+
+
+def _sources(
+    known: Sequence[tuple[ListedMeeting, PackageVersion | None]], nodes: Sequence[RegisteredNode]
+) -> dict[str, list[tuple[str, str]]]:
+    """Return for each known version the nodes that fetch it, each with its source: a node's id, or "" for the master.
+
+    A node that does not report its sources fetches from the master.
+    """
+    found: dict[str, list[tuple[str, str]]] = {str(version.digest): [] for _, version in known if version is not None}
+    for node in nodes:
+        for digest in node.filling & found.keys():
+            found[digest].append((node.node_id, node.sources.get(digest, "")))
+    return found
+
+
+def _fetching_metrics(
+    known: Sequence[tuple[ListedMeeting, PackageVersion | None]], nodes: Sequence[RegisteredNode]
+) -> list[str]:
+    name, sources = "fetching_nodes", _sources(known, nodes)
+    lines = [*_head(name, "gauge", "Nodes that fetch the package of a meeting, by where they fetch it.")]
+    for meeting, version in known:
+        fetching = [] if version is None else sources[str(version.digest)]
+        label = meeting.id.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        others = sum(bool(source) for _, source in fetching)
+        for kind, count in (("master", len(fetching) - others), ("node", others)) if fetching else ():
+            lines.append(f'master_shim_{name}{{meeting="{label}",source="{kind}"}} {count}')
+    return lines
 
 
 def _describe(node: RegisteredNode, now: float) -> dict[str, object]:

@@ -152,6 +152,40 @@ async def test_a_download_that_the_master_sends_itself_is_logged_once_a_minute_w
         assert await download("m") == [f"{itself}of the nodes, 1 tried twice by this client"]
 
 
+async def test_several_nodes_that_fetch_a_package_from_the_master_are_logged_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, digest, other = 100.0, put(tmp_path, "m.zip"), put(tmp_path, "k.zip", b"PK")
+    unknown = "0" * 64
+    async with client_of(MasterShim(DirectoryPackages(tmp_path), clock=lambda: now)) as client:
+        await client.get(f"{API}/meetings/status/token")  # reads the packages
+
+        async def said_after(seconds: float, **sources: dict[str, str]) -> list[str]:
+            nonlocal now
+            for name, of in sources.items():
+                await heartbeat(client, name, {}, filling=[*of], sources=of)
+            now += seconds
+            await client.get("/health")
+            return [line for line in lines(caplog) if "at once" in line]
+
+        # A node does not know its source yet when a fetch begins, and the first node fetches from the master.
+        assert await said_after(5, n1={digest: ""}, n2={digest: ""}, n3={digest: ""}) == []
+        assert await said_after(5, n1={digest: ""}, n2={digest: "n1"}, n3={digest: "n2"}) == []
+        assert await said_after(10, n1={digest: ""}, n2={digest: "n1"}, n3={other: ""}) == []
+        # Nobody here has seen this version, which anyone may claim to fetch.
+        assert await said_after(10, n1={unknown: ""}, n2={unknown: ""}) == []
+        assert await said_after(10, n1={unknown: ""}, n2={unknown: ""}) == []
+
+        assert await said_after(10, n1={digest: ""}, n2={digest: "", other: ""}, n3={digest: "n1"}) == []
+        (line,) = await said_after(10, n1={digest: ""}, n2={digest: "", other: ""}, n3={other: ""})
+        assert line.startswith("WARNING the master sends m.zip to 2 nodes at once (n1, n2), which could fetch it from ")
+        many = {f"n{number}": {digest: ""} for number in range(9)}
+        for _ in range(5):
+            assert await said_after(10, **many, k1={other: ""}) == []
+        (line,) = await said_after(10, **many, k1={other: ""})
+        assert "9 nodes at once (n0, n1, n2, n3, n4 and 4 more)" in line
+
+
 async def test_a_new_version_of_a_package_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
         for data, new in ((b"PK one", True), (b"PK one", False), (b"PK two!", True)):

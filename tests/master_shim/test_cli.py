@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -151,6 +152,36 @@ def test_the_status_for_people_and_as_json(served: ServedShim, folder: Path) -> 
             assert words in done.stdout
     report = json.loads(status("--json", served.url).stdout)
     assert [(m["id"], m["version"], m["nodes"]) for m in report["meetings"]] == [("m", digest, 1)]
+
+
+def test_the_status_shows_who_fetches_from_whom(served: ServedShim, folder: Path) -> None:
+    digest = blake3((folder / "m.zip").read_bytes()).hexdigest()
+    served.get(f"{API}/meetings/status/token")  # reads the package
+    long = [f"{number}-".ljust(40, "x") for number in range(12)]
+    sources = {
+        "n1": "",
+        "n2": "n1",
+        "n[red]3": "n2",
+        "n4": "n2",
+        "n5": "holder",
+        long[0]: "n4",
+        **dict(pairwise(reversed(long))),
+    }
+    for name, source in sources.items():
+        node = {
+            "node_id": name,
+            "address": f"{name}:9",
+            "protocol": 1,
+            "filling": [digest],
+            "sources": {digest: source},
+        }
+        assert httpx.post(f"{served.url}{API}/nodes/heartbeat", json=node, trust_env=False).status_code == 200
+    printed = status(served.url).stdout
+    assert "n[red]3 <- n2 <- n1 <- master" in printed
+    assert "n5 <- holder" in printed
+    assert all(name in printed.split("n5 <-")[1] for name in ("n4 <- n2", *long)), "folded, not cut off"
+    fetching = json.loads(status("--json", served.url).stdout)["meetings"][0]["fetching"]
+    assert {entry["node_id"]: entry["source"] for entry in fetching}["n[red]3"] == "n2"
 
 
 def test_a_status_without_a_master_is_explained(spawn: Spawner, folder: Path, fakes: FakeFactory) -> None:

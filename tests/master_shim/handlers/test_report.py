@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from master_shim import DirectoryPackages, MasterShim, MasterShimMiddleware
+from master_shim.handlers import report
 from tests.support.shim_app import API, DATA, client_of, heartbeat, put
 
 
@@ -53,8 +55,18 @@ async def test_the_status_names_nodes_and_meetings(tmp_path: Path) -> None:
             "reason": "a package has 1 to 9007199254740991 bytes, not 0",
             "nodes": 0,
             "filling": 0,
+            "fetching": [],
         },
-        {"id": "m", "title": "m", "version": digest, "size": len(DATA), "reason": "", "nodes": 2, "filling": 1},
+        {
+            "id": "m",
+            "title": "m",
+            "version": digest,
+            "size": len(DATA),
+            "reason": "",
+            "nodes": 2,
+            "filling": 1,
+            "fetching": [{"node_id": "n2", "source": ""}],
+        },
     ]
     assert [(n["node_id"], n["state"], n["offered"], n["packages"], n["filling"]) for n in status["nodes"]] == [
         ("n1", "online", True, 1, 0),
@@ -63,6 +75,35 @@ async def test_the_status_names_nodes_and_meetings(tmp_path: Path) -> None:
         ("n3", "draining", False, 1, 0),
     ]
     assert [status["nodes"][0][key] for key in ("silent", "active_downloads", "max_downloads")] == [2.0, 3, 9]
+
+
+async def test_the_status_and_the_metrics_tell_who_fetches_from_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, other = put(tmp_path, 'the "board".zip'), put(tmp_path, "other.zip", b"PK other")
+    async with client_of(MasterShim(DirectoryPackages(tmp_path))) as client:
+        await client.get(f"{API}/meetings/status/token")  # reads the packages
+        await heartbeat(client, "n1", {}, filling=[digest], sources={digest: ""})
+        await heartbeat(client, "n2", {}, filling=[digest, other], sources={digest: "n1", other: ""})
+        await heartbeat(client, "n3", {}, filling=[digest], sources={digest: "n2"})
+        await heartbeat(client, "without peers", {}, filling=[digest])
+        await heartbeat(client, "drains", {}, filling=[digest], sources={digest: "n3"}, load={"draining": True})
+        found = {meeting["id"]: meeting["fetching"] for meeting in (await status_of(client))["meetings"]}
+        sources = {"n1": "", "n2": "n1", "n3": "n2", "without peers": "", "drains": "n3"}
+        assert found == {
+            'the "board"': [{"node_id": name, "source": source} for name, source in sources.items()],
+            "other": [{"node_id": "n2", "source": ""}],
+        }
+        metrics = await metrics_of(client)
+        assert {name: value for name, value in metrics.items() if "fetching" in name} == {
+            'master_shim_fetching_nodesthe "board"master': 2,
+            'master_shim_fetching_nodesthe "board"node': 3,
+            "master_shim_fetching_nodesothermaster": 1,
+            "master_shim_fetching_nodesothernode": 0,
+        }
+        monkeypatch.setattr(report, "MAX_FETCHING", 2)
+        meetings = (await status_of(client))["meetings"]
+        assert [(len(m["fetching"]), m["filling"]) for m in meetings] == [(1, 1), (2, 5)]
 
 
 async def test_the_status_without_a_list_of_meetings_says_why(tmp_path: Path) -> None:
