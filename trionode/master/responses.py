@@ -85,15 +85,20 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
     One layer of gzip at most: one read of the network then cannot grow beyond some 64 MB before its size is checked;
     each further layer could multiply it by a thousand.
     """
-    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in {"identity", "gzip"}:
-        raise OriginError(f"the answer has a content coding that was not accepted: {coding[:80]}")
+    refuse_coding(response, {"identity", "gzip"})
     body = bytearray()
     async for data in response.aiter_bytes():
         body += data
         if len(body) > limit:
             raise OriginError(f"the answer is larger than {limit} bytes")
     return bytes(body)
+
+
+def refuse_coding(response: httpx.Response, accepted: set[str]) -> None:
+    """Raise `OriginError` if the body has a content coding that was not accepted."""
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in accepted:
+        raise OriginError(f"the answer has a content coding that was not accepted: {coding[:80]}")
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -17,7 +17,7 @@ import trio
 
 from ..errors import OriginError, OriginUnreachable
 from ..token_bucket import Bucket
-from .responses import expect_status, read_body
+from .responses import expect_status, read_body, refuse_coding
 from .tls import reason_of
 
 if TYPE_CHECKING:
@@ -143,12 +143,14 @@ class Transport:
 class Body:
     """The bytes of a package, or of a range of it, as they arrive. `size` in bytes; None if the sender omits it.
 
-    With `exactly`, iterating raises `OriginError` for more bytes, and `OriginUnreachable` for fewer.
+    With `exactly`, iterating raises `OriginError` for more bytes, and `OriginUnreachable` for fewer. Raises
+    `OriginError` if the body has a content coding: none was accepted, and its bytes are not those of the package.
     """
 
     def __init__(
         self, response: httpx.Response, count: Callable[[int], None], pace: FetchPace, exactly: int | None = None
     ) -> None:
+        refuse_coding(response, {"identity"})
         self._response = response
         self._count = count
         self._pace = pace
