@@ -148,17 +148,19 @@ class Route:
         return node not in self._lost and self._avoided.get(node, 0.0) <= now
 
     def failed(self, node: str, failure: PeerFailure, now: float) -> None:
-        """Record that a node was of no use as a source."""
+        """Record that a node was of no use as a source. Several requests to it may fail at the same time."""
+        until = 0.0
         if failure is PeerFailure.UNREACHABLE:
+            self._losses[node] += node not in self._lost
             self._lost.add(node)
-            self._losses[node] += 1
             if self._losses[node] >= MAX_LOSSES:
-                self._avoided[node] = inf
+                until = inf
         elif failure is PeerFailure.BUSY:
-            self._avoided[node] = now + (URGED_SECONDS if node in self._urged else BUSY_SECONDS)
+            until = now + (URGED_SECONDS if node in self._urged else BUSY_SECONDS)
             self._urged.discard(node)
         else:
-            self._avoided[node] = inf
+            until = inf
+        self._avoided[node] = max(until, self._avoided.get(node, 0.0))
 
     def back(self, node: str) -> None:
         """Record that a node that did not answer does again."""
