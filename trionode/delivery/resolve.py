@@ -89,17 +89,23 @@ class Resolver:
                 source = await self.find_under(meeting_id, token)
                 if source is not None:
                     return source
-                if self._meetings.token != token:
-                    if await self._poller.poll_since(arrived) and self._meetings.token != token:
-                        raise VersionGone(f"under the token {token[:80]!r}")
-                    continue
                 meeting = self._meetings.get(meeting_id)
-                if meeting is None:
-                    raise MeetingUnknown(meeting_id)
+                if meeting is None or self._meetings.token != token:
+                    # The other node may have polled after the meeting began, and this one before.
+                    if await self._poller.poll_since(arrived):
+                        self._require_under(meeting_id, token)
+                    continue
                 if meeting.state is MeetingState.FAILED:
                     raise _failure_of(meeting)
                 await meeting.changed.wait()
         raise FillFailed("the current version is not known yet")
+
+    def _require_under(self, meeting_id: str, token: str) -> None:
+        """Raise an error unless the last poll has found the meeting in progress, and this token."""
+        if self._meetings.token != token:
+            raise VersionGone(f"under the token {token[:80]!r}")
+        if self._meetings.get(meeting_id) is None:
+            raise MeetingUnknown(meeting_id)
 
     async def find_under(self, meeting_id: str, token: str) -> Source | None:
         """Return what is here of the package that a legacy master has under `token`; None if nothing is."""
