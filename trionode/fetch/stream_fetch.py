@@ -32,6 +32,10 @@ APPEND_BYTES = 256 << 10
 PROBE_BYTES = 64 << 10
 """Bytes of a legacy master's package that a routine check reads."""
 
+BEGINNING_BYTES = 4 << 10
+"""Bytes of it that are compared with those from another node. They have the time of generation; with more, the master
+would send up to 150 KB to each node before it notices that the node has hung up."""
+
 TIMED_MEMBER = b"README.txt"
 LOCAL_HEADER_BYTES = 30
 """Deployed masters put the time of generation into the first zip member; its name follows the fixed local header."""
@@ -182,10 +186,10 @@ class _Fetch:
         received = bytearray()
         async for data in parts:
             received += data
-            if len(received) >= PROBE_BYTES:
+            if len(received) >= BEGINNING_BYTES:
                 break
-        expected = await self._fetcher.beginning(self._live.meeting_id, min(len(received), PROBE_BYTES))
-        if received[:PROBE_BYTES] != expected:
+        expected = await self._fetcher.beginning(self._live.meeting_id, min(len(received), BEGINNING_BYTES))
+        if received[:BEGINNING_BYTES] != expected:
             raise PeerFailed(source, PeerFailure.REFUSED, "its package begins differently than the master's")
         return bytes(received)
 
