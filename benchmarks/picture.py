@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from benchmarks.common import BenchmarkError, Row
-from benchmarks.runs import Run, read
+from benchmarks.runs import read
 from benchmarks.subjects import BESIDE, DEPLOYED, NGINX, NODE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 NAME = "concurrency"
 """Name of the files, without extension."""
@@ -51,6 +51,9 @@ FLOOR_MS = 0.01
 
 INCHES = (9.0, 4.4)
 DOTS_PER_INCH = 200
+
+COLUMNS = 4
+"""Of the legend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,29 @@ def draw(results: Path, folder: Path) -> list[Path]:
     Raises `BenchmarkError` if the file has no figures to draw, or without matplotlib.
     """
     run, rows = read(results)
-    panels = layout(rows)
+    caption = f"{DRAWN_MEGABYTES} MB package, all in one run on {run}"
+    return draw_panels(results, folder, layout(rows), caption)
+
+
+def draw_panels(
+    results: Path,
+    folder: Path,
+    panels: Sequence[Panel],
+    caption: str,
+    *,
+    styles: Mapping[str, tuple[str, str]] = STYLES,
+    axis: str = "connections",
+) -> list[Path]:
+    """Draw `panels`, which were made of the file `results`, into `folder`; return the paths of PNG and SVG.
+
+    `styles` has colour and marker of each subject, `axis` is the label of the horizontal axis. Raises `BenchmarkError`
+    without matplotlib.
+    """
     if not can_draw():
         raise BenchmarkError(MISSING)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     folder.mkdir(parents=True, exist_ok=True)
     origin = fingerprint(results)
     # Without time and program version: the same figures give the same picture.
@@ -144,36 +167,29 @@ def draw(results: Path, folder: Path) -> list[Path]:
     made = []
     for kind, about in metadata.items():
         path = folder / f"{results.stem}.{kind}"
-        _save(run, panels, path, about)
+        # Ids in an SVG are random unless salted. The fonts are matplotlib's own, the same on every machine.
+        with mpl.rc_context({"svg.hashsalt": NAME, "font.family": "DejaVu Sans", "font.size": 10}):
+            figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
+            for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
+                _draw_panel(axes, panel, styles, axis)
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), COLUMNS), frameon=False)
+            figure.supxlabel(caption, fontsize=7.5, color="#444444")
+            figure.savefig(path, metadata=about)
         made.append(path)
     return made
 
 
-def _save(run: Run, panels: Sequence[Panel], path: Path, metadata: dict[str, str | None]) -> None:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # Ids in an SVG are random unless salted. The fonts are matplotlib's own, the same on every machine.
-    with mpl.rc_context({"svg.hashsalt": NAME, "font.family": "DejaVu Sans", "font.size": 10}):
-        figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
-        for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
-            _draw_panel(axes, panel)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-        figure.supxlabel(f"{DRAWN_MEGABYTES} MB package, all in one run on {run}", fontsize=7.5, color="#444444")
-        figure.savefig(path, metadata=metadata)
-
-
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, tuple[str, str]], axis: str) -> None:
     for line in panel.lines:
-        colour, marker = STYLES[line.subject]
+        colour, marker = styles[line.subject]
         counts, values = zip(*line.points, strict=True)
         if line.faint:
             axes.plot(counts, values, color=colour, linewidth=1, linestyle="--", marker=marker, markersize=3)
         else:
             axes.plot(counts, values, color=colour, linewidth=2, marker=marker, markersize=6, label=line.subject)
     axes.set_title(panel.title, fontsize=10)
-    axes.set_xlabel("connections")
+    axes.set_xlabel(axis)
     axes.set_ylabel(panel.unit)
     axes.set_xscale("log")
     axes.set_xticks(panel.connections, [str(count) for count in panel.connections], minor=False)

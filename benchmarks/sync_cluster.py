@@ -122,7 +122,7 @@ class Cluster:
             self._start_master()
             for number, name in enumerate(self.names, 1):
                 self._start_node(name, number)
-            self._wait("all nodes are registered", self._all_registered, START_SECONDS)
+            self.wait("all nodes are registered", self._all_registered, START_SECONDS)
         except BaseException:
             self.close()
             raise
@@ -152,7 +152,7 @@ class Cluster:
             self.start("master", self.master, sys.executable, "-m", "tests.fakes.legacy_master", *hidden)
         here = (f"{self.master.address}:{MASTER_PORT}", f"127.0.0.1:{HIDDEN_PORT}", self._counts)
         self.start("relay", self.master, sys.executable, "-m", "benchmarks.sync_relay", *here)
-        self._wait("the master answers", lambda: self.ask("/") is not None, START_SECONDS)
+        self.wait("the master answers", lambda: self.ask("/") is not None, START_SECONDS)
 
     def _start_node(self, name: str, number: int) -> None:
         host = self.hosts[name] = self.network.add(f"n{number}", f"1.{number}")
@@ -162,8 +162,11 @@ class Cluster:
         self.servers[name] = self.start(name, host, *command)
 
     def _all_registered(self) -> bool:
-        listed = self.ask(f"{API}/nodes/list") or []
-        return {entry["node_id"] for entry in listed} >= set(self.names)
+        return self.listed() >= set(self.names)
+
+    def listed(self) -> set[str]:
+        """Return the ids of the nodes that the master lists."""
+        return {entry["node_id"] for entry in self.ask(f"{API}/nodes/list") or []}
 
     def ask(self, path: str, method: str = "GET") -> Any:
         """Return the JSON of the master's answer; None for no answer or an error, {} for anything but JSON."""
@@ -199,7 +202,7 @@ class Cluster:
         else:
             # The manifest is made when it is first asked for.
             shown = f"{API}/meetings/{MEETING}/manifest"
-            self._wait("the master has the manifest", lambda: self._digest_of(shown) == package.digest, START_SECONDS)
+            self.wait("the master has the manifest", lambda: self._digest_of(shown) == package.digest, START_SECONDS)
 
     def _digest_of(self, path: str) -> str | None:
         found = self.ask(path)
@@ -264,7 +267,8 @@ class Cluster:
         name = next(iter(names))
         return f"{name} says:\n" + "\n".join((self.folder / f"{name}.log").read_text().splitlines()[-15:])
 
-    def _wait(self, what: str, check: Callable[[], bool], limit: float) -> None:
+    def wait(self, what: str, check: Callable[[], bool], limit: float) -> None:
+        """Wait until `check` returns true. Raises `BenchmarkError` after `limit` seconds."""
         deadline = time.monotonic() + limit
         while not check():
             if time.monotonic() > deadline:
@@ -272,6 +276,6 @@ class Cluster:
                 raise BenchmarkError(f"timed out after {limit:.0f} s until {what}\n" + "\n".join(logs))
             time.sleep(0.1)
 
-    def killer(self, name: str, number: signal.Signals) -> Callable[[], None]:
+    def signaller(self, name: str, number: signal.Signals) -> Callable[[], None]:
         """Return the action that sends a signal to a node."""
         return functools.partial(os.kill, self.servers[name].pid, number)
