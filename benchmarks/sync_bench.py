@@ -27,13 +27,13 @@ LINE_COPIES = "copies on the master's line"
 SECONDS = "time until all have it"
 RELATIVE = "time / one transfer"
 
-TRANSFERS = 3
-"""Downloads for the time of one transfer, which is their median."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: each figure is the median of `rounds`. Sizes are in millions of bytes."""
+    """How much is measured: each figure is the median of `rounds`. Sizes are in millions of bytes.
+
+    With `beside`, aria2c and rsync are measured, too, and the nodes without each other in all works.
+    """
 
     rounds: int = 3
     counts: tuple[int, ...] = (2, 4, 8, 16)
@@ -49,19 +49,22 @@ class Plan:
     """For works whose master has a tenth of the speed."""
     gate_size: int = 41
     tablets: int = 100
+    beside: bool = True
 
 
 FULL = Plan()
 QUICK = Plan(
     rounds=1,
     counts=(2, 4),
-    alone_counts=(4,),
+    alone_counts=(2,),
     legacy_counts=(2,),
     many=4,
-    size=8,
-    update_size=16,
+    size=4,
+    update_size=8,
     narrow_size=2,
-    gate_size=8,
+    gate_size=4,
+    tablets=20,
+    beside=False,
 )
 
 
@@ -115,7 +118,7 @@ class Bench:
             cluster.publish(package)
             cluster.limit_lines()
             cluster.network.limit(host, LINE)
-            for _ in range(TRANSFERS):
+            for _ in range(self.plan.rounds):
                 before, began = cluster.network.sent(cluster.master), time.monotonic()
                 with host.entered():
                     _download(cluster.master.address, package)
@@ -125,7 +128,7 @@ class Bench:
 
     def patience(self, setup: Setup, package: Package) -> float:
         """Return the time limit of a run: twice what all nodes need one after the other at the master."""
-        return 60.0 + 2 * setup.nodes * self.transfer(package, setup.master_line).seconds
+        return 60.0 + 2 * setup.nodes * package.size * 8 / setup.master_line
 
     def figures(
         self,

@@ -52,7 +52,7 @@ def together(bench: Bench) -> list[Figure]:
                 if peers or count in bench.plan.alone_counts:
                     outcomes = _rounds(bench, work, subject, Setup(count, master, peers), package)
                     made += bench.figures(work, subject, package, outcomes, goals if peers else None)
-            if count == bench.plan.many and master == SHIM:
+            if bench.plan.beside and count == bench.plan.many and master == SHIM:
                 made += _others(bench, work, package)
     return made
 
@@ -67,7 +67,7 @@ def _rounds(bench: Bench, work: str, subject: str, setup: Setup, package: Packag
 def _others(bench: Bench, work: str, package: Package, old: Package | None = None) -> list[Figure]:
     """Measure the other programs. With `old`, an update, only rsync."""
     made = []
-    limit = 60.0 + 2 * bench.plan.many * bench.transfer(package).seconds
+    limit = bench.patience(Setup(bench.plan.many), package)
     for name in (ARIA2C, RSYNC):
         if old is not None and name == ARIA2C:
             continue
@@ -117,6 +117,8 @@ def update(bench: Bench) -> list[Figure]:
     work = f"update: one new document of 2 MB in {bench.plan.update_size} MB, {bench.plan.many} nodes"
     made = []
     for subject, peers in SUBJECTS.items():
+        if not (peers or bench.plan.beside):
+            continue
         say(f"{work}, {subject}: {bench.plan.rounds} rounds ...")
         outcomes = []
         for _ in range(bench.plan.rounds):
@@ -140,7 +142,7 @@ def update(bench: Bench) -> list[Figure]:
             ("time until all have it", last, "s"),
             goals={ALL_UPDATE: at_most(1.1)} if peers else None,
         )
-    return made + _others(bench, work, new, old)
+    return made + (_others(bench, work, new, old) if bench.plan.beside else [])
 
 
 def slow_node(bench: Bench) -> list[Figure]:
