@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.bench import say
 from benchmarks.common import ROOT, BenchmarkError, show
@@ -21,11 +22,31 @@ from benchmarks.picture import MISSING, can_draw
 from benchmarks.run_concurrency import numbers
 from benchmarks.runs import Run, write
 from benchmarks.sync_bench import FULL, QUICK, Bench
+from benchmarks.sync_faults import kill, liar, silent, slow_node
 from benchmarks.sync_lines import Network
 from benchmarks.sync_picture import NAME, draw
-from benchmarks.sync_works import QUICK_WORKS, WORKS
+from benchmarks.sync_waits import gate, tablets
+from benchmarks.sync_works import slow_master, together, update
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RESULTS = ROOT / "benchmarks" / "results"
+
+WORKS: dict[str, Callable[[Bench], list[Figure]]] = {
+    "together": together,
+    "slow-master": slow_master,
+    "update": update,
+    "slow-node": slow_node,
+    "kill": kill,
+    "liar": liar,
+    "silent": silent,
+    "tablets": tablets,
+    "gate": gate,
+}
+"""All works by name."""
+
+QUICK_WORKS = ("together", "update", "kill")
 
 
 def works(text: str) -> tuple[str, ...]:

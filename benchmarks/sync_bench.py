@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bench import figures
 from benchmarks.common import BenchmarkError
-from benchmarks.subjects import DIRECT, make
+from benchmarks.subjects import DIRECT, NODE, make
 from benchmarks.sync_cluster import LINE, MASTER_PORT, Cluster, Outcome, Setup
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from benchmarks.goals import Figure, Goal
     from examples.demo.packages import Package
+
+ALONE = "each alone"
+"""Nodes of ours with `peers = off`: each fetches from the master, as deployed ones do."""
+
+SUBJECTS = {NODE: True, ALONE: False}
 
 COPIES = "copies the master sent"
 LINE_COPIES = "copies on the master's line"

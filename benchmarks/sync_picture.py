@@ -14,10 +14,9 @@ from benchmarks.common import BenchmarkError, Row
 from benchmarks.picture import Line, Panel, draw_panels
 from benchmarks.runs import read
 from benchmarks.subjects import NODE
-from benchmarks.sync_bench import LINE_COPIES, RELATIVE
+from benchmarks.sync_bench import ALONE, LINE_COPIES, RELATIVE
 from benchmarks.sync_cluster import LEGACY, SHIM
 from benchmarks.sync_others import ARIA2C, RSYNC
-from benchmarks.sync_works import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
