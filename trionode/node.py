@@ -15,6 +15,7 @@ import trio
 from .errors import NodeStopped
 from .lifecycle import END_SECONDS, Lifecycle, NodeEvent
 from .services import open_services
+from .settings import peers_believed
 from .supervision import supervise
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Node:
         async with trio.open_nursery() as root:
             self._root = root
             self.lifecycle.apply(NodeEvent.SERVE)
+            _log.info("other nodes that packages are fetched from", which=peers_believed(self.live_settings.current))
             for name, task in {**services.tasks, "control": control.run}.items():
                 root.start_soon(functools.partial(supervise, name, task), name=name)
             task_status.started()

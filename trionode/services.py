@@ -97,7 +97,6 @@ async def open_services(live: LiveSettings, lifecycle: Lifecycle) -> AsyncIterat
         stack.enter_context(live.subscribed(pace.configure))
         master = Master(settings.main_server, settings.ca_file, pace)
         peers = _peers(name, master, settings, pace)
-        _log.info("fetching from other nodes", peers=settings.peers, believed=peers.directory.believed)
         try:
             yield _build(own, lock, store, master, peers, times, live, lifecycle, stack)
         finally:
@@ -175,7 +174,7 @@ def _build(
         downloads.configure,
         evictor.configure,
         _limits_of(store),
-        lambda _: meetings.retry_lacking_room(),  # after the limits have changed
+        lambda _: meetings.retry(lambda meeting: meeting.lacks_room is not None),  # after the limits have changed
     ):
         subscriptions.enter_context(live.subscribed(subscriber))
     tasks = {

@@ -252,6 +252,11 @@ def _known_setting(name: str, value: object) -> str:
     return f"the name of a setting; did you mean {similar!r}?" if similar else "one of " + ", ".join(SPECS)
 
 
+def peers_believed(settings: Settings) -> str:
+    """Say which other nodes packages are fetched from."""
+    return "any node of this project on the master's list" if settings.peers == "auto" else "none"
+
+
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables `TRIONODE_*` that set nothing, with the most similar one that does, or ""."""
     names = {CONFIG_VARIABLE: CONFIG_VARIABLE}

@@ -36,13 +36,14 @@ class FillStats:
 
 @dataclass(slots=True)
 class PeerStats:
-    """What was fetched from other nodes since the start."""
+    """What fetching from other nodes came to since the start."""
 
     bytes_fetched: int = 0
+    """Bytes of packages received from other nodes."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """How often a node was passed over, by the reason (`errors.PeerFailure`)."""
+    """Times that a node was passed over during a fetch, by reason."""
     wrong_bytes: Counter[str] = field(default_factory=Counter)
-    """Ranges with wrong bytes, by the id of the node that sent them."""
+    """Times that a node sent bytes that are not the package's, by its id."""
 
 
 @dataclass(slots=True)

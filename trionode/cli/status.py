@@ -12,6 +12,7 @@ from master_shim.protocol import one_line
 
 from ..errors import CommandFailed
 from . import exits
+from .fills import describe_fill
 from .node_client import node_at, node_of
 from .output import StandardOutput, print_json
 from .storage import SHORT, AsJson, Config, StoragePath, settings_of
@@ -56,6 +57,7 @@ def _print(report: dict[str, Any]) -> None:
         ("sync", report["sync_status"]),
         ("storage", f"{decimal(report['storage_usage'])} in {report['versions']} versions"),
         ("downloads", f"{report['active_downloads']} active, {report['downloads_finished']} finished"),
+        ("peers", report.get("peers_believed", "")),
         ("health", _health(report["health"])),
         ("bytes", _bytes(report)),
     ):
@@ -66,9 +68,10 @@ def _print(report: dict[str, Any]) -> None:
     console.print(facts)
     table = Table("meeting", "title", "state", "size", "files", "version")
     for meeting in report["active_meetings"]:
-        state = f"{meeting['state']}: {meeting['reason']}" if meeting["reason"] else meeting["state"]
-        if meeting.get("fill"):
-            state = f"{meeting['state']} {_progress(meeting['fill'])}"
+        # An older node reports no fills.
+        fill = meeting.get("fill")
+        more = describe_fill(fill) if fill else meeting["reason"]
+        state = f"{meeting['state']}: {more}" if more else meeting["state"]
         digest = (meeting["version"] or "")[:SHORT]
         cells = (meeting["id"], meeting["title"], state, decimal(meeting["size"]), str(meeting["file_count"]), digest)
         table.add_row(*(Text(one_line(cell, MAX_SHOWN_CHARS)) for cell in cells))
@@ -88,13 +91,6 @@ def _bytes(report: dict[str, Any]) -> str:
     if "bytes_fetched_from_peers" in report:  # not from an older node
         text += f", {decimal(report['bytes_fetched_from_peers'])} from other nodes"
     return text
-
-
-def _progress(fill: dict[str, Any]) -> str:
-    text = f"from {fill['source']}: "
-    text += f"{fill['filled'] / fill['size']:.0%}" if fill["size"] else decimal(fill["filled"])
-    text += f", {decimal(fill['bytes_per_second'])}/s"
-    return text if fill["seconds_left"] is None else f"{text}, {fill['seconds_left']:.0f} s left"
 
 
 def _health(health: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ class Poller:
         self.answered.set()
         if self._failure is not None:
             self._failure = None
-            self._meetings.retry_unreachable()
+            self._meetings.retry(lambda meeting: meeting.unreachable)
         self.answered_at = time.time()
         self._answered_from = began
         await self._meetings.apply(listed, full=full)

@@ -24,6 +24,7 @@ from .refs import RefWriter
 from .states import MeetingEvent, MeetingState, next_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
 
     from store import Digest, Store
@@ -125,16 +126,10 @@ class Meetings:
             self._refs.mark_pending()
         await self._refs.write_pending()
 
-    def retry_unreachable(self) -> None:
-        """Repeat now the checks that failed because the master did not answer."""
+    def retry(self, failed_so: Callable[[Meeting], bool]) -> None:
+        """Repeat now the checks of the meetings for which `failed_so` is true."""
         for meeting in self._meetings.values():
-            if meeting.unreachable:
-                meeting.check_due.set()
-
-    def retry_lacking_room(self) -> None:
-        """Repeat now the checks that failed for lack of room: the limits have changed."""
-        for meeting in self._meetings.values():
-            if meeting.lacks_room is not None:
+            if failed_so(meeting):
                 meeting.check_due.set()
 
     # -- Checks and fills

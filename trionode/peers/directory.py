@@ -46,13 +46,6 @@ class Directory:
         self._enabled = enabled
         self._ours: dict[tuple[str, str], tuple[bool, float]] = {}
 
-    @property
-    def believed(self) -> str:
-        """Which other nodes this one fetches from, in words."""
-        if not self._enabled:
-            return "none: peers is off"
-        return "any node of this program on the master's list; with the shim all bytes are verified by its manifest"
-
     async def of_version(self, digest: Digest) -> list[VersionNode]:
         """Return the nodes that a shim lists for a version; none if the master does not answer."""
         if not self._enabled:

@@ -14,7 +14,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from ..delivery.admission import Outcome
-from ..errors import PeerFailure
 from ..meetings.states import MeetingState
 from ..stats import SECONDS, Histogram
 
@@ -69,11 +68,10 @@ def _upkeep(services: Services) -> Iterator[Metric]:
     peers = services.peers.stats
     fetched = {"origin": services.master.bytes_fetched, "peer": peers.bytes_fetched}
     yield _counters("trionode_fetched_bytes", "Bytes of packages and manifests received.", "source", fetched)
-    passed_over = {failure.value: peers.passed_over[failure.value] for failure in PeerFailure}
-    text = "How often another node was passed over as a source, by reason."
-    yield _counters("trionode_peers_passed_over", text, "reason", passed_over)
-    text = "Ranges with wrong bytes, all discarded, by the node that sent them."
-    yield _counters("trionode_peer_wrong_ranges", text, "node", peers.wrong_bytes)
+    text = "Nodes passed over during a fetch, by reason."
+    yield _counters("trionode_peers_passed_over", text, "reason", peers.passed_over)
+    text = "Times that a node sent bytes that are not the package's, by its id."
+    yield _counters("trionode_peer_wrong_bytes", text, "peer", peers.wrong_bytes)
     fills = asdict(services.meetings.fill_stats)
     yield _counters("trionode_fills", "Fills that have ended, by outcome.", "outcome", fills)
     yield _gauge("trionode_fills_active", "Fills in progress.", len(services.meetings.fills()))

@@ -11,6 +11,7 @@ import trio
 from store import NeverFits
 
 from ..meetings.states import MeetingState
+from ..settings import peers_believed
 
 MASTER_NAME = "master"
 """The name of the master among the senders."""
@@ -52,10 +53,10 @@ async def status_of(node: Node) -> dict[str, object]:
         "storage_limit": usage.limit,
         "versions": len(sizes),
         "master_protocol": services.master.protocol,
+        "peers": settings.peers,
+        "peers_believed": peers_believed(settings),
         "bytes_fetched": services.master.bytes_fetched,
         "bytes_fetched_from_peers": services.peers.stats.bytes_fetched,
-        "peers": settings.peers,
-        "peers_believed": services.peers.directory.believed,
         "bytes_sent": downloads.bytes_sent,
         "active_downloads": downloads.active,
         "queued_downloads": downloads.queued,
@@ -91,23 +92,21 @@ def _meeting_status(store: Store, meeting: Meeting, sizes: Mapping[Digest, int])
         "reason": meeting.reason,
         "lacks_room": _lacks_room(meeting.lacks_room),
         "version": ref.digest if ref is not None else None,
-        "fill": None if meeting.fill is None else _fill_status(meeting.fill),
+        "fill": None if meeting.fill is None else fill_status(meeting.fill, trio.current_time()),
         "fetched_from": _by_sender(meeting.fetched),
     }
 
 
-def _fill_status(fill: LiveFill) -> dict[str, object]:
-    """Return how far a fill is. `seconds_left` is null while the rate or the size is not known."""
-    seconds, fetched = trio.current_time() - fill.began_at, fill.fetched.total()
-    rate = fetched / seconds if seconds > 0 else 0.0
-    left = None if fill.size is None or not rate else round((fill.size - fill.filled) / rate, 1)
+def fill_status(fill: LiveFill, now: float) -> dict[str, object]:
+    """Return the source, the progress and the mean rate of a fill. "master" and the ids of nodes name sources."""
+    rate = fill.fetched.total() / max(now - fill.began_at, 1e-3)
     return {
         "source": fill.source or MASTER_NAME,
         "filled": fill.filled,
         "size": fill.size,
         "fetched": _by_sender(fill.fetched),
         "bytes_per_second": round(rate),
-        "seconds_left": left,
+        "seconds_left": round(max(0, fill.size - fill.filled) / rate, 1) if fill.size is not None and rate else None,
     }
 
 

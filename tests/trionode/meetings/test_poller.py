@@ -171,7 +171,7 @@ class Applied:
         await trio.lowlevel.checkpoint()
         self.full.append(full)
 
-    def retry_unreachable(self) -> None:
+    def retry(self, failed_so: object) -> None:
         pass
 
 

@@ -145,7 +145,7 @@ async def test_a_package_that_never_fits_is_not_streamed_again_until_something_h
         await check(running, meeting, 3)
         assert len(master.sent) == 2
         store.set_limits(max_bytes=4_000_000, min_free_bytes=0)
-        running.meetings.retry_lacking_room()
+        running.meetings.retry(lambda meeting: meeting.lacks_room is not None)
         await running.until_current("m")
         assert master.sent[2:] == [package.path.stat().st_size]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -10,6 +11,8 @@ from tests.support.clients import asking
 from tests.support.masters import ShimMaster
 from tests.support.nodes import digest_of
 from tests.support.packages import make_documents, make_package
+from trionode.stats import FillStats, PeerStats, RepairStats
+from trionode.web import metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,3 +54,25 @@ async def test_metrics_count_downloads_fills_and_storage(spawn: Spawner, folder:
     assert answer.headers["vary"] == "Accept"
     names = {family.name for family in parse_openmetrics(answer.text)}
     assert {"trionode_downloads", "trionode_sent_bytes", "trionode_download_seconds"} <= names
+
+
+def test_what_came_from_other_nodes_is_counted_by_source_reason_and_node():
+    peers = PeerStats(bytes_fetched=70)
+    peers.passed_over["silent"] += 2
+    peers.wrong_bytes["node-a"] += 1
+    services = SimpleNamespace(
+        master=SimpleNamespace(bytes_fetched=30),
+        peers=SimpleNamespace(stats=peers),
+        meetings=SimpleNamespace(fill_stats=FillStats(), fills=list),
+        evictor=SimpleNamespace(evicted=0),
+        repairer=SimpleNamespace(stats=RepairStats()),
+    )
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics._upkeep(services)  # type: ignore[arg-type]
+        for sample in family.samples
+    }
+    assert found["trionode_fetched_bytes_total", "origin"] == 30
+    assert found["trionode_fetched_bytes_total", "peer"] == 70
+    assert found["trionode_peers_passed_over_total", "silent"] == 2
+    assert found["trionode_peer_wrong_bytes_total", "node-a"] == 1
