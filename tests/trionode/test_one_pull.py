@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.relay import Relay
 
 EIGHT = tuple(f"node-{number}" for number in range(8))
-FOUR = EIGHT[:4]
+FIVE = EIGHT[:5]
 
 BEGINNING_BYTES = 256 << 10
 """What a legacy master sends at most to a node that reads the first 64 KiB and then hangs up."""
@@ -100,3 +101,34 @@ async def test_the_master_sends_one_copy_to_eight_nodes(room: Room, package: Pac
     assert room.fleet.sources(first) == []
     for name in others:
         assert room.fleet.sources(name) not in ([], ["master"]), room.fleet.logs()
+
+
+async def test_the_others_finish_when_the_first_is_killed(room: Room, package: Package):
+    await room.fleet.start(*FIVE)
+    await room.begin(package, rate=6e6)
+    first, *others = ordered(room.key(package), FIVE)
+    await eventually(lambda: room.sent > package.size / 3, within=30)
+    room.fleet[first].process.kill()
+    await room.fleet.until_whole(package.digest, *others)
+    if isinstance(room.master, ShimMaster):
+        # What was on the way to the killed node, and the range that one other node tries at the master.
+        assert room.sent < package.size + 2 * RANGE_BYTES, room.fleet.logs()
+    else:
+        # A stream of an unmodified master cannot be resumed: the next in the order reads it again from its beginning.
+        assert room.sent < 2 * package.size + 5 * BEGINNING_BYTES, room.fleet.logs()
+    second, *rest = others
+    assert room.fleet.sources(second) == [first, "master"]
+    for name in rest:
+        assert "master" not in room.fleet.sources(name), room.fleet.logs()
+
+
+async def test_the_others_finish_when_the_first_is_silent(room: Room, package: Package):
+    await room.fleet.start(*FIVE)
+    await room.begin(package, rate=6e6)
+    first, *others = ordered(room.key(package), FIVE)
+    await eventually(lambda: room.sent > package.size / 3, within=30)
+    room.fleet[first].process.send_signal(signal.SIGSTOP)
+    await room.fleet.until_whole(package.digest, *others)
+    assert any(f"node={first} reason=unreachable" in room.fleet.log(name) for name in others), room.fleet.logs()
+    room.fleet[first].process.send_signal(signal.SIGCONT)
+    await room.fleet.until_whole(package.digest, first)
