@@ -79,6 +79,7 @@ OTHER = {
     "node_id": "n1",
     "host": "127.0.0.1",
     "log_level": "debug",
+    "peers": "off",
     "ca_file": Path("/etc/ca.pem"),
     "unix_socket": Path("/run/trionode.sock"),
     "certfile": Path("/etc/cert.pem"),
