@@ -72,16 +72,17 @@ class ManifestFetcher:
             return
         live.begin(fill, _end_of(manifest))
         missing = fill.missing()
+        missing_bytes = sum(chunk.size for chunk in missing)
         _log.info(
             "fill started",
             meeting=live.meeting_id,
             version=manifest.digest,
             size=manifest.size,
-            missing=sum(chunk.size for chunk in missing),
+            missing=missing_bytes,
         )
         try:
             if missing:
-                async with self._sources.of_version(live, manifest.digest) as sources:
+                async with self._sources.of_version(live, manifest.digest, missing_bytes) as sources:
                     await _Lanes(sources, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
             await trio.to_thread.run_sync(partial(check_fd, fill.fileno(), fill.size, unpack=False))
             await call_with_room(self._make_room, fill.commit)

@@ -39,6 +39,9 @@ LIST_SECONDS = 3.0
 FIRST_LIST_SECONDS = 5.0
 """Time limit of the first list. Without one, every node would begin at the master."""
 
+SMALL_BYTES = 128 << 10
+"""A fill of fewer bytes would cost the master about as much by asking for the list of nodes."""
+
 MAX_KEYS = 1_000
 """Versions of which the nodes that sent wrong bytes are remembered."""
 
@@ -76,10 +79,15 @@ class SourceFactory:
         self._barred: dict[str, set[str]] = {}  # by key: nodes that sent wrong bytes
 
     @asynccontextmanager
-    async def of_version(self, live: LiveFill, digest: Digest) -> AsyncIterator[Sources[RangeSource]]:
-        """Yield the sources of a version at a master with a shim, and watch over the one in use inside the block."""
+    async def of_version(
+        self, live: LiveFill, digest: Digest, missing_bytes: int
+    ) -> AsyncIterator[Sources[RangeSource]]:
+        """Yield the sources of a version at a master with a shim, and watch over the one in use inside the block.
+
+        Less than `SMALL_BYTES` are fetched from the master.
+        """
         origin, peers = OriginSource(self._master, digest), self._peers
-        if peers is None:
+        if peers is None or missing_bytes < SMALL_BYTES:
             yield Sources(Route(digest, ""), live, origin)
             return
 
