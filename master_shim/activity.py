@@ -94,22 +94,24 @@ class Activity:
             return
         self._check_pulls_at = now + PULL_SECONDS
         before, self._pulls = self._pulls, set()
-        lasting: dict[str, list[str]] = {}
+        pulled: dict[str, list[str]] = {}
         for node in nodes(now):
             for digest, source in node.sources.items():
-                name = None if source else file_of(digest)
-                if name is not None:
-                    self._pulls.add((digest, node.node_id))
-                    if (digest, node.node_id) in before:
-                        lasting.setdefault(name, []).append(node.node_id)
-        for name, pulling in lasting.items():
-            if len(pulling) > 1 and self._shared_pulls.pass_one(name, now) is not None:
+                if not source:
+                    pulled.setdefault(digest, []).append(node.node_id)
+        for digest, names in pulled.items():
+            file = file_of(digest) if len(names) > 1 else None
+            if file is None:
+                continue
+            self._pulls.update((digest, name) for name in names)
+            pulling = [name for name in names if (digest, name) in before]
+            if len(pulling) > 1 and self._shared_pulls.pass_one(file, now) is not None:
                 more = f" and {len(pulling) - MAX_NAMED} more" if len(pulling) > MAX_NAMED else ""
                 _log.warning(
                     "the master sends %s to %d nodes at once (%s%s), which could fetch it from each other. Check that "
                     "each of them reaches the others: curl http://ADDRESS/health, with the addresses that master-shim "
                     "status prints; and that none has peers = off",
-                    *(name, len(pulling), ", ".join(sorted(pulling)[:MAX_NAMED]), more),
+                    *(file, len(pulling), ", ".join(sorted(pulling)[:MAX_NAMED]), more),
                 )
 
 
