@@ -15,7 +15,7 @@ from store import ChunkMismatch, PackageRejected, StoreError, VersionPresent, ch
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable, PeerFailed, PeerFailure, VersionGone
 from .room import begin_with_room, call_with_room
-from .routing import MASTER, TRIAL_BYTES
+from .routing import MASTER, TRIAL_BYTES, TRIAL_SECONDS
 from .scheduler import choose_range, plan_batches
 
 if TYPE_CHECKING:
@@ -215,7 +215,9 @@ class _Lanes:
         part = _take(missing, TRIAL_BYTES) if choice.trial else missing
         size, began = sum(chunk.size for chunk in part), trio.current_time()
         try:
-            with self._sources.requesting(source.name):
+            with self._sources.requesting(source.name) as scope:
+                if choice.trial:
+                    scope.deadline = began + TRIAL_SECONDS  # the watch is over the source in use only
                 await self._fetch_chunks(source, part, turn)
             if choice.trial and not part:
                 self._sources.compared(size, trio.current_time() - began)
