@@ -9,11 +9,12 @@ import trio
 
 from store import NoSpace, count_files
 
-from ..errors import FillFailed, OriginError
+from ..errors import FillFailed
 from ..fetch.live_fill import LiveFill
 from ..fetch.manifest_fetch import ManifestFetcher
 from ..fetch.sources import Peers, SourceFactory
 from ..fetch.stream_fetch import StreamFetcher
+from .manifests import Manifests, NoManifests
 from .poll_plan import Check
 from .states import MeetingEvent
 
@@ -60,13 +61,17 @@ class Checker:
         apply: Callable[[Meeting, MeetingEvent], None],
     ) -> None:
         self._store = store
-        self._master = master
         self._repairer = repairer
         self._refs = refs
+        self._manifests = Manifests(master)
         self._fetchers = fetchers
         self._make_room = make_room
         self._stats = stats
         self._apply_event = apply
+
+    def forget_master(self) -> None:
+        """Find out again whether the master is a legacy one."""
+        self._manifests.forget()
 
     async def check(self, meeting: Meeting, check: Check, token: str) -> None:
         """Confirm the current version of a meeting, or fill it. `token` is the last one of the master.
@@ -76,10 +81,8 @@ class Checker:
         ref = self._store.ref(meeting.id)
         known = ref.digest if ref is not None and await self._repairer.ensure(ref.digest) else None
         try:
-            manifest = await self._master.manifest(meeting.id, known)
-        except OriginError as error:
-            if self._master.protocol or error.status not in {404, 405}:
-                raise
+            manifest = await self._manifests.current(meeting.id, known)
+        except NoManifests:
             await self._check_legacy(meeting, check, known, token)
             return
         if manifest is not None and not (

@@ -101,6 +101,8 @@ class Meetings:
     async def apply(self, listed: MeetingList, *, full: bool) -> None:
         """Apply the answer to a poll, and request the checks that it requires."""
         first = self._last_poll is None
+        if full:
+            self._checker.forget_master()
         plan = plan_poll(self._last_poll, listed, self._refs.tokens(), full=full)
         self._last_poll = plan.poll
         for name in sorted(plan.newly_invalid):

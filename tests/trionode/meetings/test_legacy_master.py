@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,49 @@ async def test_a_package_that_was_rebuilt_while_the_node_was_down_is_noticed_beh
     assert digest_of((await again.download("m1")).content) == new["digest"]
 
 
-async def test_a_package_that_was_confirmed_under_the_same_token_is_not_fetched_again_after_a_restart(
+def asked(master: RunningMaster) -> Counter[str]:
+    """Return the kinds of requests that the master was sent, with their number."""
+    kinds: Counter[str] = Counter()
+    for request, count in master.state()["requests"].items():
+        kinds[request.rpartition("/")[2]] += count
+    return kinds
+
+
+@pytest.mark.parametrize("how", STARTS)
+async def test_what_was_confirmed_under_the_same_token_costs_the_master_nothing_after_a_restart(
+    fakes: FakeFactory, folder: Path, start_node: StartNode, how: Start
+):
+    names = [f"m{number}" for number in range(30)]
+    for name in names:
+        make_package(folder / f"{name}.zip", make_documents(1, 20_000, seed=name), level=1)
+    master = fakes.master(folder)
+    for name in names:
+        master.start(name)
+    node = start_node(master.url, how=how)
+    await eventually(lambda: all(master.gate_opened(name) for name in names), within=30)
+
+    def are_confirmed() -> bool:
+        refs = [json.loads(path.read_text()) for path in (node.storage / "meetings").iterdir()]
+        return len(refs) == len(names) and {ref["token"] for ref in refs} == {master.state()["token"]}
+
+    await eventually(are_confirmed, within=20)
+    node.process.stop()
+    master.reset()
+    again = start_node(master.url, how=how, storage=node.storage)
+    await again.until_synced(*names)
+    requests = asked(master)
+    assert requests.keys() == {"register", "heartbeat", "node", "manifest"}
+    assert requests["manifest"] == 1
+    again.process.stop()
+    # Under another token everything is fetched again: its packages may be others.
+    master.restart("m0")
+    master.reset()
+    other = start_node(master.url, how=how, storage=node.storage)
+    await other.until_synced(*names)
+    assert asked(master)["download-package-direct"] >= len(names)
+
+
+async def test_a_full_poll_after_a_restart_compares_the_beginning_of_a_package(
     master: RunningMaster, package: Package, start_node: StartNode
 ):
     master.start("m1")
@@ -167,8 +210,10 @@ async def test_a_package_that_was_confirmed_under_the_same_token_is_not_fetched_
 
     await eventually(is_confirmed)
     node.process.stop()
-    again = start_node(master.url, storage=node.storage)
+    master.reset()
+    again = start_node(master.url, storage=node.storage, sync_interval=1)
     await again.until_synced("m1")
+    await eventually(lambda: asked(master)["download-package-direct"], within=20)
     assert (await again.status())["bytes_fetched"] < package.size / 2
 
 

@@ -15,7 +15,7 @@ def listed(token: str, *meeting_ids: str) -> MeetingList:
     return MeetingList(token, {meeting_id: f"title of {meeting_id}" for meeting_id in meeting_ids})
 
 
-def test_the_first_poll_has_routine_checks_of_what_was_confirmed_under_the_same_token():
+def test_the_first_poll_has_checks_by_the_token_of_what_was_confirmed_under_it():
     plan = plan_poll(None, listed("t", "a", "b", "c", "d"), {"a": "t", "b": "earlier", "c": "", "e": "t"})
     certain = dict.fromkeys("bcd", Check.CERTAIN)
     assert dict(plan.checks) == {"a": Check.TOKEN, **certain}
