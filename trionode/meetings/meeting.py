@@ -10,7 +10,7 @@ import structlog
 
 from store import NeverFits, NoSpace
 
-from ..backoff import retry_seconds
+from ..backoff import Reminder, retry_seconds
 from ..errors import MeetingUnknown, OriginUnreachable
 from ..events import AutoResetEvent, Broadcast
 from .states import MeetingState
@@ -48,6 +48,8 @@ class Meeting:
     """The token at which a legacy master's package did not fit, and the bytes that are needed at least."""
     confirmed: Digest | None = None
     """The version that the last successful check found current."""
+    reminder: Reminder = field(default_factory=Reminder)
+    """When a check that fails again for the same reason is logged again."""
     failures: int = 0
     """Failed checks in a row."""
     check_began_at: float = -inf
@@ -80,8 +82,11 @@ class Meeting:
         # While a master builds the package, its start gate waits for this node: retry at the shortest interval.
         return retry_seconds(1 if self.unbuilt else self.failures, random)
 
-    def record_failure(self, error: Exception) -> None:
-        """Record why a check failed, and log it; a package that never fits only once, not at every attempt."""
+    def record_failure(self, error: Exception, now: float) -> None:
+        """Record why a check failed, and log it at once if the reason is another, else every few minutes.
+
+        A package that never fits is logged only once.
+        """
         before, self.reason = self.reason, str(error) or repr(error)
         self.unreachable = isinstance(error, OriginUnreachable)
         self.unbuilt = isinstance(error, MeetingUnknown)
@@ -93,7 +98,10 @@ class Meeting:
             return
         if isinstance(error, NoSpace):
             self.reason = f"no room now: {error}, and nothing more may be evicted"
-        _log.warning("meeting not synced", meeting=self.id, why=self.reason)
+        if before != self.reason:
+            self.reminder.reset()
+        if self.reminder.due(now):
+            _log.warning("meeting not synced", meeting=self.id, why=self.reason)
 
     def record_success(self, digest: Digest, file_count: int) -> None:
         """Record that a check found `digest` current and stored."""

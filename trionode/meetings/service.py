@@ -189,10 +189,10 @@ class Meetings:
             return True
         except (NodeError, StoreError, OSError) as error:
             # OSError: a disk that fails at one package must not affect the others.
-            meeting.record_failure(error)
+            meeting.record_failure(error, trio.current_time())
         except Exception as error:  # noqa: BLE001 - a bug in the check of one meeting must not fail the node
             _log.exception("the check of a meeting crashed", meeting=meeting.id)
-            meeting.record_failure(error)
+            meeting.record_failure(error, trio.current_time())
         finally:
             meeting.check_began_at, meeting.check_ended_at = began, trio.current_time()
         self._apply_event(meeting, MeetingEvent.FAIL)

@@ -58,6 +58,7 @@ class Master:
     def __init__(self, silence: float) -> None:
         self.silence = silence
         self.back = False
+        self.why = "it breaks off"
         self.answered: list[tuple[str, float]] = []
 
     async def _answer(self, what: str) -> None:
@@ -80,7 +81,7 @@ class Master:
 
     async def manifest(self, meeting_id: str, known: Digest | None) -> Manifest | None:
         await self._answer("manifest")
-        raise OriginUnreachable("it breaks off")
+        raise OriginUnreachable(self.why)
 
 
 @asynccontextmanager
@@ -133,6 +134,26 @@ async def test_checks_that_failed_while_the_master_was_away_are_repeated_when_it
         master.back, back = True, trio.current_time()
         await trio.sleep(10)
         assert next(at for what, at in master.answered if what == "manifest") - back <= 3.3
+
+
+async def test_a_check_that_keeps_failing_is_logged_every_few_minutes_and_at_once_for_another_reason(
+    autojump_clock: trio.testing.MockClock,
+):
+    master = Master(0.0)
+    master.back = True
+    with capture_logs() as lines:
+        async with node_of(master, 1) as meetings:
+            await trio.sleep(2 * REMIND_SECONDS + 60)
+            master.why = "it breaks off elsewhere"
+            await trio.sleep(20)
+            meeting = meetings.get("m")
+            assert meeting is not None
+            assert meeting.failures > 30
+    reasons = [line["why"] for line in lines if line["event"] == "meeting not synced"]
+    assert [reason.rpartition(": ")[2] for reason in reasons] == [
+        *["it breaks off"] * 3,
+        "it breaks off elsewhere",
+    ]
 
 
 class CountingMaster(Master):
