@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import picture, runs, summary
+from benchmarks import picture, runs, summary, sync_picture
 from benchmarks.common import BenchmarkError, Row
 from benchmarks.picture import NAME, STYLES, fingerprint, layout
 from benchmarks.run_concurrency import RESULTS
@@ -110,11 +110,13 @@ def test_without_matplotlib_one_line_says_what_to_do(tmp_path: Path) -> None:
     assert (ROOT / "requirements" / "benchmark.txt").is_file()
 
 
+@pytest.mark.parametrize("kept", sorted(RESULTS.glob("*.json")), ids=lambda kept: kept.stem)
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_the_picture_that_is_kept_shows_the_figures_that_are_kept(kind: str) -> None:
-    layout(runs.read(COMMITTED)[1])
-    said = fingerprint(COMMITTED).encode()
-    assert said in COMMITTED.with_suffix(f".{kind}").read_bytes(), f"python -m benchmarks.picture {COMMITTED}"
+def test_the_picture_that_is_kept_shows_the_figures_that_are_kept(kept: Path, kind: str) -> None:
+    drawing, plan = (picture, layout) if kept == COMMITTED else (sync_picture, sync_picture.layout)
+    plan(runs.read(kept)[1])
+    said = fingerprint(kept).encode()
+    assert said in kept.with_suffix(f".{kind}").read_bytes(), f"python -m {drawing.__name__} {kept}"
 
 
 @pytest.mark.parametrize("path", summary.LANGUAGES)
