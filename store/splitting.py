@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from .digest import Digest
     from .zips import Members
 
-CHUNK_BYTES = 1024 * 1024
-"""A range of up to this size is one chunk; longer ranges are split into chunks of this average (measured: 1.03 MiB)."""
+CHUNK_BYTES = 256 * 1024
+"""A range of up to this size is one chunk; longer ranges are split into chunks of this average (measured: 252 KiB)."""
 
 MIN_CHUNK_BYTES = CHUNK_BYTES // 2
-MAX_CHUNK_BYTES = 4 * 1024 * 1024
-"""Bounds of the chunks of a longer range: a chunk is fetched and verified as one."""
+MAX_CHUNK_BYTES = 2 * CHUNK_BYTES
+"""Bounds of the chunks of a longer range. A chunk is verified before the next node of a chain gets its first byte, so
+each node is later than the one before it by the time of the longest chunk."""
 
 _AVERAGE_BYTES = CHUNK_BYTES - MIN_CHUNK_BYTES  # FastCDC adds this to the minimum
 _FIRST_VIEW_BYTES = 3 * CHUNK_BYTES // 2  # contains the next cut in five of six cases

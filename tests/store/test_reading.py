@@ -70,7 +70,7 @@ def test_a_read_error_in_one_thread_is_raised_and_ends_the_other():
     def reader(view: memoryview, offset: int) -> int:
         if threading.current_thread() is not threading.main_thread():
             failed.wait(30)
-        elif first.offset <= offset < first.offset + first.size:
+        elif offset < first.offset + first.size and offset + len(view) > first.offset:
             failed.set()
             raise OSError(errno.EIO, "bad block")
         return reader_of(data)(view, offset)

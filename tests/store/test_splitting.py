@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from store import splitting as cut
 from store.buffered_reader import BUFFER_BYTES
-from store.splitting import Cut, Region, regions
+from store.splitting import CHUNK_BYTES, MAX_CHUNK_BYTES, Cut, Region, regions
 from store.zips import Members
 from tests.store.helpers import (
     assert_split,
@@ -74,7 +74,7 @@ def test_a_zip_with_too_many_inline_bytes_is_chunked_plainly():
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("size", [1, 100, 129, 5000, MIB, MIB + 1, 3 * MIB])
+@pytest.mark.parametrize("size", [1, 100, 129, 5000, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * MIB])
 def test_a_zip_is_split_at_its_members(method, size):
     data = make_zip(documents(3, size), method=method)
     manifest = manifest_of(data)
@@ -118,17 +118,20 @@ def test_a_large_member_gives_the_same_chunks_at_any_offset():
     assert len(found[0]) > 3
 
 
-def test_chunks_average_one_mebibyte():
+def test_chunks_have_the_stated_average_and_longest_size():
     manifest = manifest_of(random.Random(6).randbytes(40 * MIB))
-    assert 0.8 * MIB < 40 * MIB / len(manifest.chunks) < 1.3 * MIB
+    assert 0.8 * CHUNK_BYTES < 40 * MIB / len(manifest.chunks) < 1.3 * CHUNK_BYTES
+    assert max(chunk.size for chunk in manifest.chunks) <= MAX_CHUNK_BYTES
 
 
-@pytest.mark.parametrize("size", [1, 128, 129, MIB, MIB + 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 5])
+@pytest.mark.parametrize(
+    "size", [1, 128, 129, CHUNK_BYTES, CHUNK_BYTES + 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 5]
+)
 def test_bytes_that_are_no_zip_are_chunked_plainly(size):
     data = random.Random(size).randbytes(size)
     manifest = manifest_of(data)
     assert_split(manifest, data)
-    assert len(manifest.chunks) == (size > 128) or (size > MIB and len(manifest.chunks) > 1)
+    assert len(manifest.chunks) == (size > 128) or (size > CHUNK_BYTES and len(manifest.chunks) > 1)
 
 
 def test_zeros_are_split():

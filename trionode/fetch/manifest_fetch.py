@@ -34,7 +34,7 @@ LANES = 2
 ATTEMPTS = 6
 """Requests for one range without progress before the fill fails. Their delays add up to about half a minute."""
 
-WRITE_BYTES = 512 << 10
+WRITE_BYTES = 256 << 10
 """Small chunks are verified and written together up to this size: a worker thread and a wake-up of the followers for
 each of them would cost more than their bytes."""
 
