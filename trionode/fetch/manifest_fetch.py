@@ -19,6 +19,7 @@ from .routing import MASTER, TRIAL_BYTES, TRIAL_SECONDS
 from .scheduler import choose_range, plan_batches
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from random import Random
 
     from store import Chunk, Digest, Fill, Manifest, Store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .live_fill import LiveFill
     from .range_source import RangeSource
     from .room import MakeRoom
+    from .routing import Choice
     from .sources import SourceFactory, Sources
 
 LANES = 2
@@ -148,6 +150,7 @@ class _Lanes:
         self._rng = rng
         self._make_room = make_room
         self._asking = trio.Lock()
+        self._trial = trio.CancelScope()
 
     async def run(self, batches: list[tuple[Chunk, ...]]) -> None:
         """Fetch all `batches`, first those that clients wait for. The first error stops all lanes and is raised."""
@@ -165,28 +168,67 @@ class _Lanes:
                 remaining.insert(index, range(whole.start, before[-1].offset + before[-1].size))
             return batch[len(before) :]
 
+        def take_end() -> deque[Chunk]:
+            whole = remaining.pop()
+            *before, last = batches.pop()
+            end = deque([last])
+            while before and last.offset + last.size - before[-1].offset <= TRIAL_BYTES:
+                end.appendleft(before.pop())
+            if before:
+                batches.append(tuple(before))
+                remaining.append(range(whole.start, before[-1].offset + before[-1].size))
+            return end
+
         async def run_lane() -> None:
+            while remaining:
+                async with _Turn(self._asking) as turn:
+                    if remaining and (choice := self._sources.trial()):
+                        nursery.start_soon(reported, partial(self._try_source, choice, take_end()))
+                    if remaining:
+                        await self._fetch_batch(deque(take_batch()), turn)
+            self._trial.cancel()  # only its chunks are left
+
+        async def reported(call: Callable[[], Awaitable[None]]) -> None:
             try:
-                while remaining:
-                    async with _Turn(self._asking) as turn:
-                        if remaining:
-                            await self._fetch_batch(take_batch(), turn)
+                await call()
             except (NodeError, StoreError, OSError) as error:
                 failed.append(error)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             for _ in range(LANES):
-                nursery.start_soon(run_lane)
+                nursery.start_soon(reported, run_lane)
         if failed:
             raise failed[0]
 
-    async def _fetch_batch(self, batch: tuple[Chunk, ...], turn: _Turn) -> None:
+    async def _try_source(self, choice: Choice, missing: deque[Chunk]) -> None:
+        """Compare a source with the one in use by fetching the `missing` chunks from it, in at most `TRIAL_SECONDS`.
+
+        No lane waits for it, nor do followers, since these are the last chunks. What is left is fetched as usual.
+        """
+        size, began = sum(chunk.size for chunk in missing), trio.current_time()
+        turn = _Turn(self._asking)
+        try:
+            self._trial.deadline = began + TRIAL_SECONDS
+            with self._sources.requesting(choice.source), self._trial:
+                await self._fetch_chunks(self._sources.source(choice), missing, turn)
+        except PeerFailed as error:
+            self._sources.failed(error.node_id, error.failure, error.what)
+        except (OriginUnreachable, OriginError, ChunkMismatch) as error:
+            _log.warning(
+                "trial failed", meeting=self._live.meeting_id, source=choice.source or "master", why=str(error)
+            )
+        if not missing:
+            self._sources.compared(size, trio.current_time() - began)
+            return
+        async with turn:
+            await self._fetch_batch(missing, turn)
+
+    async def _fetch_batch(self, missing: deque[Chunk], turn: _Turn) -> None:
         """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones.
 
         Another node that fails is passed over at once. The master is asked again, with back-off.
         """
-        missing = deque(batch)
         failures = 0
         while missing:
             before = len(missing)
@@ -206,30 +248,21 @@ class _Lanes:
                 await trio.sleep(retry_seconds(failures, self._rng.random()))
 
     async def _fetch_from_source(self, missing: deque[Chunk], turn: _Turn) -> None:
-        """Fetch the `missing` chunks from the source of the moment. Some remain if it is passed over meanwhile.
+        """Fetch the `missing` chunks from the source of the moment. Some remain if it is passed over meanwhile."""
+        source = self._sources.source(self._sources.choose())
+        with self._sources.requesting(source.name):
+            await self._fetch_chunks(source, missing, turn)
 
-        A trial fetches only the first of them.
-        """
-        choice = self._sources.choose()
-        source = self._sources.source(choice)
-        part = _take(missing, TRIAL_BYTES) if choice.trial else missing
-        size, began = sum(chunk.size for chunk in part), trio.current_time()
+    async def _fetch_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
+        """Fetch `missing` chunks from a source. Raises `PeerFailed` for wrong bytes of a node."""
         try:
-            with self._sources.requesting(source.name) as scope:
-                if choice.trial:
-                    scope.deadline = began + TRIAL_SECONDS  # the watch is over the source in use only
-                await self._fetch_chunks(source, part, turn)
-            if choice.trial and not part:
-                self._sources.compared(size, trio.current_time() - began)
+            await self._receive_chunks(source, missing, turn)
         except ChunkMismatch as error:
             if source.name == MASTER:
                 raise
             raise PeerFailed(source.name, PeerFailure.LIED, str(error)) from error
-        finally:
-            if part is not missing:
-                missing.extendleft(reversed(part))
 
-    async def _fetch_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
+    async def _receive_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
         """Request adjacent chunks as one range, write each as soon as it has arrived, and remove it from `missing`."""
         start, stop = missing[0].offset, missing[-1].offset + missing[-1].size
         half = (start + stop) // 2
@@ -248,14 +281,6 @@ class _Lanes:
                     reached = min(missing[0].offset if missing else stop, start + len(pending))
                     # A copy, not resized in place: the traceback of a failed write may still reference the buffer.
                     pending, start = pending[reached - start :], reached
-
-
-def _take(chunks: deque[Chunk], size: int) -> deque[Chunk]:
-    """Remove the first chunks, at least one, up to about `size` bytes, and return them."""
-    part: deque[Chunk] = deque()
-    while chunks and (not part or sum(chunk.size for chunk in part) + chunks[0].size <= size):
-        part.append(chunks.popleft())
-    return part
 
 
 def _write_chunks(fill: Fill, missing: deque[Chunk], start: int, data: bytearray) -> None:

@@ -44,18 +44,14 @@ TRIAL_BYTES = 1 << 20
 """Size of the one range that is requested from another source to compare its rate: 1.6 % of a package of 64 MB."""
 
 TRIAL_SECONDS = 4.0
-"""A trial is made if the rest would take longer than this."""
+"""A trial is made if the rest would take longer than this, and ends after this time."""
 
 
 class Choice(NamedTuple):
-    """The source of a range. `urgent`: it is busy with other nodes, and only the master is left beside it.
-
-    `trial`: the range should be short, and its rate be reported with `compared`.
-    """
+    """The source of a range. `urgent`: it is busy with other nodes, and only the master is left beside it."""
 
     source: str
     urgent: bool = False
-    trial: bool = False
 
 
 class _Rate:
@@ -120,9 +116,6 @@ class Route:
         """Return the source of the next range."""
         current = self._current
         if current and current in self.candidates and self._usable(current, now):
-            if self._trial_due():
-                self._tried = True
-                return self._best(now, without=current)._replace(trial=True)
             return Choice(current, urgent=current in self._urged)
         choice = self._best(now)
         if choice.source != self._current:
@@ -131,8 +124,8 @@ class Route:
             self._own, self._its = _Rate(), _Rate()
         return choice
 
-    def _best(self, now: float, without: str = MASTER) -> Choice:
-        usable = [node for node in self.candidates if node != without and node not in self._lost]
+    def _best(self, now: float) -> Choice:
+        usable = [node for node in self.candidates if node not in self._lost]
         for node in usable:
             if self._avoided.get(node, 0.0) <= now:
                 return Choice(node)
@@ -181,17 +174,21 @@ class Route:
             self.slow = True
         return progress.slow
 
-    def _trial_due(self) -> bool:
-        """Return whether another source should be tried, since nothing else tells whether the current one is slow.
+    def trial(self, now: float) -> Choice | None:
+        """Return a source that has the whole version, to compare its rate with `compared`; None: not needed.
 
         A node that fetches from another one compares itself with it, and says so if it is slow. One that fetches from
-        the master, or has the whole version, has nothing to compare itself with.
+        the master, or has the whole version, has nothing to compare itself with: only a trial shows that it is slow.
         """
         progress, rate = self._progress, self._own.value
-        if self._tried or progress is None or rate is None or self._size is None:
-            return False
+        if self._tried or not self._current or progress is None or rate is None or self._size is None:
+            return None
         unknown = progress.held or not progress.source
-        return unknown and self._size - self._filled > TRIAL_SECONDS * rate
+        if not unknown or self._size - self._filled <= TRIAL_SECONDS * rate:
+            return None
+        self._tried = True
+        others = (node for node in self._holders if node != self._current and self._usable(node, now))
+        return Choice(next(others, MASTER))
 
     def compared(self, rate: float) -> bool:
         """Return whether the current source is slow, after a trial of another one with `rate` bytes per second."""

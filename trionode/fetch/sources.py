@@ -156,10 +156,14 @@ class Sources(Generic[S]):
     def choose(self) -> Choice:
         """Return the source of the next range."""
         choice = self.route.choose(trio.current_time())
-        if not choice.trial and choice.source != self._live.source:
+        if choice.source != self._live.source:
             _log.info("source", meeting=self._live.meeting_id, source=choice.source or "master")
             self._live.source = choice.source
         return choice
+
+    def trial(self) -> Choice | None:
+        """Return another source that should be compared with the one in use; None: not needed."""
+        return self.route.trial(trio.current_time())
 
     def source(self, choice: Choice) -> S:
         """Return the source that was chosen."""

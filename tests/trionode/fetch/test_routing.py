@@ -329,25 +329,30 @@ def test_the_word_of_a_source_that_it_is_slow_is_passed_on_except_the_masters():
     assert route.observe(FillProgress(slow=True), 0, 1.0)
 
 
-def test_one_other_source_is_tried_once_if_nothing_else_tells_whether_this_one_is_slow():
+def test_another_source_is_tried_once_if_nothing_else_tells_whether_this_one_is_slow():
     for progress in (FillProgress(SIZE, SIZE, held=True), FillProgress(2 * MB, SIZE, source=MASTER)):
-        route, (nearest, next_one) = route_of_last(3)
+        route, (nearest, _) = route_of_last(3)
         assert route.choose(0.0) == Choice(nearest)
         for now in range(4):
             route.observe(progress, now * MB // 2, float(now))
-        assert route.choose(4.0) == Choice(next_one, trial=True)
-        assert route.choose(4.0) == Choice(nearest), "one range only"
+        assert route.trial(4.0) == Choice(MASTER), "no other node has the whole version"
+        assert route.trial(4.0) is None, "once"
+        assert route.choose(4.0) == Choice(nearest)
         assert not route.compared(MB), "not more than twice as fast"
         assert route.compared(1.1 * MB)
 
 
-def test_the_master_is_tried_if_there_is_no_other_node():
-    route, (nearest,) = route_of_last(2)
-    assert route.choose(0.0) == Choice(nearest)
-    for now in range(4):
-        route.observe(FillProgress(SIZE, SIZE, held=True), now * MB, float(now))
-    assert route.choose(4.0) == Choice(MASTER, trial=True)
-    assert route.choose(4.0) == Choice(nearest)
+def test_a_node_that_has_the_whole_version_is_tried_before_the_master_is():
+    for failure, tried in ((None, "b"), (PeerFailure.LIED, MASTER), (PeerFailure.UNREACHABLE, MASTER)):
+        route = Route("a", "own", SIZE)
+        route.update(nodes("b", "c", held=True))
+        used = route.choose(0.0).source
+        other = ({"b", "c"} - {used}).pop()
+        if failure is not None:
+            route.failed(other, failure, 0.0)
+        for now in range(4):
+            route.observe(FillProgress(SIZE, SIZE, held=True), now * MB, float(now))
+        assert route.trial(4.0) == Choice(other if tried else MASTER)
 
 
 def test_nothing_is_tried_while_the_source_compares_itself_or_the_rest_is_short_or_the_size_or_rate_is_unknown():
@@ -367,7 +372,7 @@ def test_nothing_is_tried_while_the_source_compares_itself_or_the_rest_is_short_
         for step, count in enumerate(filled):
             if progress is not None:
                 route.observe(progress, count, step * seconds)
-        assert route.choose(3.0) == expected
+        assert route.trial(3.0) is None
 
 
 def test_rates_are_those_of_the_source_in_use():
