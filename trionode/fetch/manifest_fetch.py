@@ -16,7 +16,7 @@ from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable, PeerFailed, PeerFailure, VersionGone
 from .room import begin_with_room, call_with_room
 from .routing import MASTER, TRIAL_BYTES, TRIAL_SECONDS
-from .scheduler import choose_range, plan_batches
+from .scheduler import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -85,7 +85,7 @@ class ManifestFetcher:
         try:
             if missing:
                 async with self._sources.of_version(live, manifest.digest, missing_bytes) as sources:
-                    await _Lanes(sources, fill, live, self._rng, self._make_room).run(list(plan_batches(missing)))
+                    await _Lanes(sources, fill, live, self._rng, self._make_room).run(Schedule(missing))
             await trio.to_thread.run_sync(partial(check_fd, fill.fileno(), fill.size, unpack=False))
             await call_with_room(self._make_room, fill.commit)
         except VersionGone:
@@ -139,7 +139,7 @@ class _Turn:
 
 
 class _Lanes:
-    """The requests of one fill, in `LANES` tasks."""
+    """The requests of one fill, in `LANES` tasks, and one more that compares sources: nothing waits for it."""
 
     def __init__(
         self, sources: Sources[RangeSource], fill: Fill, live: LiveFill, rng: Random, make_room: MakeRoom
@@ -150,43 +150,29 @@ class _Lanes:
         self._rng = rng
         self._make_room = make_room
         self._asking = trio.Lock()
-        self._trial = trio.CancelScope()
 
-    async def run(self, batches: list[tuple[Chunk, ...]]) -> None:
-        """Fetch all `batches`, first those that clients wait for. The first error stops all lanes and is raised."""
+    async def run(self, schedule: Schedule) -> None:
+        """Fetch all of `schedule`, first what clients wait for. The first error stops all lanes and is raised."""
         failed: list[Exception] = []
-        remaining = [range(batch[0].offset, batch[-1].offset + batch[-1].size) for batch in batches]
-
-        def take_batch() -> tuple[Chunk, ...]:
-            index, first = choose_range(remaining, self._live.waiting_offsets())
-            batch = batches.pop(index)
-            whole = remaining.pop(index)
-            # From the chunk that is waited for; what is before it is requested later.
-            before = tuple(chunk for chunk in batch if chunk.offset + chunk.size <= first)
-            if before:
-                batches.insert(index, before)
-                remaining.insert(index, range(whole.start, before[-1].offset + before[-1].size))
-            return batch[len(before) :]
-
-        def take_end() -> deque[Chunk]:
-            whole = remaining.pop()
-            *before, last = batches.pop()
-            end = deque([last])
-            while before and last.offset + last.size - before[-1].offset <= TRIAL_BYTES:
-                end.appendleft(before.pop())
-            if before:
-                batches.append(tuple(before))
-                remaining.append(range(whole.start, before[-1].offset + before[-1].size))
-            return end
+        trial = trio.CancelScope()
 
         async def run_lane() -> None:
-            while remaining:
+            while schedule:
                 async with _Turn(self._asking) as turn:
-                    if remaining and (choice := self._sources.trial()):
-                        nursery.start_soon(reported, partial(self._try_source, choice, take_end()))
-                    if remaining:
-                        await self._fetch_batch(deque(take_batch()), turn)
-            self._trial.cancel()  # only its chunks are left
+                    if schedule:
+                        await self._fetch_batch(deque(schedule.take(self._live.waiting_offsets())), turn)
+            trial.cancel()  # only its chunks are left
+
+        async def compare_sources() -> None:
+            end: deque[Chunk] = deque()
+            with trial:
+                choice = await self._sources.trial()
+                end.extend(schedule.take_end(TRIAL_BYTES))
+                trial.deadline = trio.current_time() + TRIAL_SECONDS
+                await self._try_source(choice, end)
+            if end:
+                async with _Turn(self._asking) as turn:
+                    await self._fetch_batch(end, turn)
 
         async def reported(call: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -196,22 +182,17 @@ class _Lanes:
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for _ in range(LANES):
-                nursery.start_soon(reported, run_lane)
+            for call in (compare_sources, *LANES * (run_lane,)):
+                nursery.start_soon(reported, call)
         if failed:
             raise failed[0]
 
     async def _try_source(self, choice: Choice, missing: deque[Chunk]) -> None:
-        """Compare a source with the one in use by fetching the `missing` chunks from it, in at most `TRIAL_SECONDS`.
-
-        No lane waits for it, nor do followers, since these are the last chunks. What is left is fetched as usual.
-        """
+        """Compare a source with the one in use by fetching the `missing` chunks from it. Some remain if it fails."""
         size, began = sum(chunk.size for chunk in missing), trio.current_time()
-        turn = _Turn(self._asking)
         try:
-            self._trial.deadline = began + TRIAL_SECONDS
-            with self._sources.requesting(choice.source), self._trial:
-                await self._fetch_chunks(self._sources.source(choice), missing, turn)
+            with self._sources.requesting(choice.source):
+                await self._fetch_chunks(self._sources.source(choice), missing, _Turn(self._asking))
         except PeerFailed as error:
             self._sources.failed(error.node_id, error.failure, error.what)
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
@@ -220,9 +201,6 @@ class _Lanes:
             )
         if not missing:
             self._sources.compared(size, trio.current_time() - began)
-            return
-        async with turn:
-            await self._fetch_batch(missing, turn)
 
     async def _fetch_batch(self, missing: deque[Chunk], turn: _Turn) -> None:
         """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones.

@@ -22,6 +22,44 @@ AHEAD_BYTES = 4 << 20
 """Ranges up to this far ahead of a waiting client are preferred, so that its next bytes arrive in time."""
 
 
+class Schedule:
+    """The ranges of a fill that were not requested yet. False when there are none."""
+
+    def __init__(self, missing: Iterable[Chunk]) -> None:
+        self._batches = list(plan_batches(missing))
+        self._ranges = [_range_of(batch) for batch in self._batches]
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def take(self, waiting: Sequence[int]) -> tuple[Chunk, ...]:
+        """Remove and return the chunks to request next, from the one that a client waits for. See `choose_range`."""
+        index, first = choose_range(self._ranges, waiting)
+        before = tuple(chunk for chunk in self._batches[index] if chunk.offset + chunk.size <= first)
+        return self._cut(index, before)
+
+    def take_end(self, size: int) -> tuple[Chunk, ...]:
+        """Remove and return the last chunks: one, and adjacent ones up to `size` bytes; none if nothing is left."""
+        if not self._batches:
+            return ()
+        batch = self._batches[-1]
+        end = batch[-1].offset + batch[-1].size
+        return self._cut(-1, tuple(chunk for chunk in batch[:-1] if end - chunk.offset > size))
+
+    def _cut(self, index: int, before: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
+        """Remove a range, except its first chunks `before`, which are requested later."""
+        batch = self._batches[index]
+        if before:
+            self._batches[index], self._ranges[index] = before, _range_of(before)
+        else:
+            del self._batches[index], self._ranges[index]
+        return batch[len(before) :]
+
+
+def _range_of(batch: tuple[Chunk, ...]) -> range:
+    return range(batch[0].offset, batch[-1].offset + batch[-1].size)
+
+
 def plan_batches(missing: Iterable[Chunk]) -> Iterator[tuple[Chunk, ...]]:
     """Group chunks (in package order) that are adjacent, or nearly, into requests of up to `BATCH_BYTES`."""
     batch: list[Chunk] = []

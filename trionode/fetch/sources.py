@@ -22,7 +22,7 @@ from .routing import MASTER, Choice, Route
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from master_shim.protocol import VersionNode
+    from master_shim.protocol import FillProgress, VersionNode
     from store import Digest
 
     from ..master.client import Master
@@ -147,6 +147,8 @@ class Sources(Generic[S]):
         self._barred = set() if barred is None else barred
         self._nodes: dict[str, VersionNode] = {}
         self._requests: dict[trio.CancelScope, str] = {}
+        self._trial = Choice(MASTER)
+        self._trial_due = trio.Event()
 
     def update(self, nodes: list[VersionNode]) -> None:
         """Apply a new list of the other nodes."""
@@ -161,9 +163,20 @@ class Sources(Generic[S]):
             self._live.source = choice.source
         return choice
 
-    def trial(self) -> Choice | None:
-        """Return another source that should be compared with the one in use; None: not needed."""
-        return self.route.trial(trio.current_time())
+    def observe(self, progress: FillProgress) -> None:
+        """Record how far the source in use is. It is passed over if it is slow."""
+        now = trio.current_time()
+        if self.route.observe(progress, self._live.filled, now):
+            self.failed(self._live.source, PeerFailure.SLOW, "it says that its own source is more than twice as fast")
+        self._live.slow = self.route.slow
+        if (choice := self.route.trial(now)) is not None:
+            self._trial = choice
+            self._trial_due.set()
+
+    async def trial(self) -> Choice:
+        """Wait until another source should be compared with the one in use, and return it. Perhaps there never is."""
+        await self._trial_due.wait()
+        return self._trial
 
     def source(self, choice: Choice) -> S:
         """Return the source that was chosen."""
@@ -266,10 +279,7 @@ class Watch(Generic[S]):
                 self._sources.failed(node.node_id, error.failure, error.what)
             return
         if node.node_id == self._live.source:
-            if self._route.observe(progress, self._live.filled, trio.current_time()):
-                why = "it says that its own source is more than twice as fast"
-                self._sources.failed(node.node_id, PeerFailure.SLOW, why)
-            self._live.slow = self._route.slow
+            self._sources.observe(progress)
 
     async def _try_again(self, name: str) -> None:
         node = self._sources.node(name)

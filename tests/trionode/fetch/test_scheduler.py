@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from store import Chunk, Digest
-from trionode.fetch.scheduler import AHEAD_BYTES, BATCH_BYTES, GAP_BYTES, choose_range, plan_batches
+from trionode.fetch.scheduler import AHEAD_BYTES, BATCH_BYTES, GAP_BYTES, Schedule, choose_range, plan_batches
 
 MIB = 1 << 20
 NO_DIGEST = Digest("00" * 32)
@@ -65,3 +65,33 @@ def test_batches_are_adjacent_bounded_and_lose_nothing(gaps_and_sizes: list[tupl
         # The next batch could not have been requested together with this one.
         too_far = after[0].offset - (batch[-1].offset + batch[-1].size) > GAP_BYTES
         assert too_far or after[0].offset + after[0].size - batch[0].offset > BATCH_BYTES
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, MIB), st.integers(0, 2 * GAP_BYTES)), min_size=1, max_size=30),
+    st.lists(st.one_of(st.integers(1, 2 * MIB), st.lists(st.integers(0, 30 * MIB), max_size=3)), max_size=60),
+)
+def test_each_chunk_is_taken_once_and_the_end_only_for_trials(
+    sizes: list[tuple[int, int]], steps: list[int | list[int]]
+):
+    chunks, at = [], 0
+    for size, gap in sizes:
+        chunks.append(Chunk(at, size, NO_DIGEST))
+        at += size + gap
+    schedule, left = Schedule(chunks), list(chunks)
+    for step in [*steps, *[[0]] * len(chunks)]:
+        if not left:
+            assert not schedule
+            assert schedule.take_end(1) == ()
+            return
+        if isinstance(step, int):
+            taken = schedule.take_end(step)
+            assert taken == tuple(left[-len(taken) :])
+            assert len(taken) == 1 or left[-1].offset + left[-1].size - taken[0].offset <= step
+        else:
+            taken = schedule.take(step)
+            start = left.index(taken[0])
+            assert tuple(left[start : start + len(taken)]) == taken
+        for chunk in taken:
+            left.remove(chunk)
+    assert not left

@@ -95,11 +95,7 @@ class Trial:
             while True:
                 await trio.sleep(1)
                 if live.source:
-                    route.observe(
-                        FillProgress(self.manifest.size, self.manifest.size, held=True),
-                        live.filled,
-                        trio.current_time(),
-                    )
+                    sources.observe(FillProgress(self.manifest.size, self.manifest.size, held=True))
                 if self.other.name == OTHER and live.source == USED:
                     nodes = [VersionNode(USED, "used:1", held=True), VersionNode(OTHER, "other:1", held=True)]
                     sources.update(nodes)
