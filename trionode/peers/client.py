@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..master.transport import Body
     from ..stats import PeerStats
 
-CALL_SECONDS = 2.0
+CALL_SECONDS = 1.5
 """Time limit of a small call to another node, and of connecting to it: what takes longer on a LAN is of no use."""
 
 
