@@ -189,15 +189,11 @@ class _Lanes:
 
     async def _try_source(self, choice: Choice, missing: deque[Chunk]) -> None:
         """Compare a source with the one in use by fetching the `missing` chunks from it. Some remain if it fails."""
-        fetched = self._live.fetched
-        # Measured from the first half on, which has the start of the connection in it.
-        half: list[tuple[float, int]] = []
+        # From the request on: what is left when half has arrived may be here already, and be read at any rate.
+        size, began = sum(chunk.size for chunk in missing), trio.current_time()
         try:
             with self._sources.requesting(choice.source):
-                source = self._sources.source(choice)
-                await self._fetch_chunks(
-                    source, missing, lambda: half.append((trio.current_time(), fetched[source.name]))
-                )
+                await self._fetch_chunks(self._sources.source(choice), missing, _Turn(self._asking))
         except PeerFailed as error:
             self._sources.failed(error.node_id, error.failure, error.what)
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
@@ -205,8 +201,7 @@ class _Lanes:
                 "trial failed", meeting=self._live.meeting_id, source=choice.source or "master", why=str(error)
             )
         if not missing:
-            began, before = half[0]
-            self._sources.compared(fetched[choice.source] - before, trio.current_time() - began)
+            self._sources.compared(size, trio.current_time() - began)
 
     async def _fetch_batch(self, missing: deque[Chunk], turn: _Turn) -> None:
         """Fetch one range and write its chunks; after a lost connection or a wrong byte, fetch the missing ones.
@@ -235,22 +230,19 @@ class _Lanes:
         """Fetch the `missing` chunks from the source of the moment. Some remain if it is passed over meanwhile."""
         source = self._sources.source(self._sources.choose())
         with self._sources.requesting(source.name):
-            await self._fetch_chunks(source, missing, turn.pass_on)
+            await self._fetch_chunks(source, missing, turn)
 
-    async def _fetch_chunks(self, source: RangeSource, missing: deque[Chunk], at_half: Callable[[], None]) -> None:
+    async def _fetch_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
         """Fetch `missing` chunks from a source, as `_receive_chunks`. Raises `PeerFailed` for wrong bytes of a node."""
         try:
-            await self._receive_chunks(source, missing, at_half)
+            await self._receive_chunks(source, missing, turn)
         except ChunkMismatch as error:
             if source.name == MASTER:
                 raise
             raise PeerFailed(source.name, PeerFailure.LIED, str(error)) from error
 
-    async def _receive_chunks(self, source: RangeSource, missing: deque[Chunk], at_half: Callable[[], None]) -> None:
-        """Request adjacent chunks as one range, write each as soon as it has arrived, and remove it from `missing`.
-
-        Calls `at_half`, perhaps several times, when half of the range has arrived.
-        """
+    async def _receive_chunks(self, source: RangeSource, missing: deque[Chunk], turn: _Turn) -> None:
+        """Request adjacent chunks as one range, write each as soon as it has arrived, and remove it from `missing`."""
         start, stop = missing[0].offset, missing[-1].offset + missing[-1].size
         half = (start + stop) // 2
         pending = bytearray()
@@ -259,7 +251,7 @@ class _Lanes:
                 self._live.fetched[source.name] += len(data)
                 pending += data
                 if start + len(pending) >= half:
-                    at_half()
+                    turn.pass_on()
                 enough = max(WRITE_BYTES, missing[0].offset + missing[0].size - start) if missing else inf
                 if len(pending) >= min(enough, stop - start):
                     await call_with_room(self._make_room, _write_chunks, self._fill, missing, start, pending)
