@@ -65,13 +65,15 @@ class Liar:
         said = f'Content-Type: application/zip\r\nETag: "{self._digest}"\r\nContent-Length: {stop - start}'
         writer.write(f"HTTP/1.1 {status}\r\n{said}\r\nConnection: close\r\n\r\n".encode())
         left = stop - start
-        while left:
-            piece = BLOCK[:left]
-            writer.write(piece)
-            await writer.drain()
-            left -= len(piece)
-            self._sent += len(piece)
-        print(self._sent, flush=True)
+        try:
+            while left:
+                piece = BLOCK[:left]
+                writer.write(piece)
+                await writer.drain()
+                left -= len(piece)
+                self._sent += len(piece)
+        finally:
+            print(self._sent, flush=True)  # also when the node has seen enough and hangs up
 
 
 async def _answer(writer: asyncio.StreamWriter, found: dict[str, Any]) -> None:
