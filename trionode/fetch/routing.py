@@ -165,7 +165,10 @@ class Route:
         """Record how far the current source is, and this fill (`filled` bytes). Return whether the source is slow."""
         if not self._current:
             return False
-        self._progress = progress
+        before, self._progress = self._progress, progress
+        if before is not None and (before.source, before.held) != (progress.source, progress.held):
+            # It has waited for the source that it has lost: the rates until now say nothing about the new one.
+            self._own, self._its = _Rate(), _Rate()
         self._filled = filled
         self._its.add(progress.filled, now)
         self._own.add(filled, now)

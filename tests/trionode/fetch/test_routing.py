@@ -382,3 +382,16 @@ def test_rates_are_those_of_the_source_in_use():
     route.failed(nearest, PeerFailure.REFUSED, 3.0)
     assert route.choose(3.0) == Choice(next_one)
     assert not route.compared(inf), "there is no rate of the new source yet"
+
+
+def test_a_node_that_has_lost_its_source_is_not_slow_for_the_time_it_waited():
+    route, (nearest, _) = route_of_last(3)
+    route.choose(0.0)
+    observed(route, [MB] * 4, [MB] * 4)  # nothing arrives
+    for now in (4, 5):
+        assert not route.observe(FillProgress(now * MB, SIZE, source=MASTER), now * MB, float(now))
+        assert route.trial(float(now)) is None, "there is no rate of its new source yet"
+    route.observe(FillProgress(6 * MB, SIZE, source=MASTER), 6 * MB, 6.0)
+    assert route.trial(6.0) == Choice(MASTER)
+    assert not route.compared(2 * MB), "that it waited for its old source is forgotten"
+    assert route.choose(6.0) == Choice(nearest)
