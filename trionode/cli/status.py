@@ -14,11 +14,8 @@ from ..errors import CommandFailed
 from . import exits
 from .fills import describe_fill
 from .node_client import node_at, node_of
-from .output import StandardOutput, print_json
+from .output import MAX_SHOWN_CHARS, StandardOutput, print_json
 from .storage import SHORT, AsJson, Config, StoragePath, settings_of
-
-MAX_SHOWN_CHARS = 1_000
-"""Length limit of any text from a node."""
 
 
 def status(

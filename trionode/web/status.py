@@ -89,6 +89,7 @@ def _meeting_status(store: Store, meeting: Meeting, sizes: Mapping[Digest, int])
         "file_count": meeting.file_count,
         "status": "synced" if meeting.state is MeetingState.CURRENT else "active",
         "state": meeting.state.value,
+        "checking": meeting.checking or meeting.pending_check is not None,
         "reason": meeting.reason,
         "lacks_room": _lacks_room(meeting.lacks_room),
         "version": ref.digest if ref is not None else None,

@@ -12,8 +12,8 @@ FILL = {"source": "node-a", "filled": 4_500_000, "size": 10_000_000, "bytes_per_
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({}, "45 % of 10.0 MB from node-a, 2.0 MB/s, 3 s left"),
-        ({"seconds_left": 200.2}, "45 % of 10.0 MB from node-a, 2.0 MB/s, 3 min 20 s left"),
+        ({}, "4.5 MB of 10.0 MB (45 %) from node-a, 2.0 MB/s, 3 s left"),
+        ({"seconds_left": 200.2}, "4.5 MB of 10.0 MB (45 %) from node-a, 2.0 MB/s, 3 min 20 s left"),
         ({"size": None, "seconds_left": None, "source": "master"}, "4.5 MB from master, 2.0 MB/s"),
     ],
 )
