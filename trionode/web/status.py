@@ -58,6 +58,7 @@ async def status_of(node: Node) -> dict[str, object]:
         "bytes_fetched": services.master.bytes_fetched,
         "bytes_fetched_from_peers": services.peers.stats.bytes_fetched,
         "bytes_sent": downloads.bytes_sent,
+        "bytes_sent_to_peers": downloads.bytes_sent_to_peers,
         "active_downloads": downloads.active,
         "queued_downloads": downloads.queued,
         "max_downloads": downloads.limit,
