@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from .fetch.sources import Peers
 from .heartbeat.address import ReportedAddress
 from .heartbeat.builder import HeartbeatBuilder
 from .heartbeat.sender import HeartbeatSender
+from .heartbeat.sleep_watch import watch_sleep
 from .master.client import Master
 from .master.transport import FetchPace
 from .meetings.poller import Poller
@@ -177,17 +179,26 @@ def _build(
         lambda _: meetings.retry(lambda meeting: meeting.lacks_room is not None),  # after the limits have changed
     ):
         subscriptions.enter_context(live.subscribed(subscriber))
-    tasks = {
+    tasks: dict[str, Callable[[], Awaitable[None]]] = {
         "folder watch": folder.run,
         "meetings": meetings.run,
         "poller": poller.run,
         "heartbeat": heartbeat.run,
         "eviction": evictor.run,
         "scrub": scrubber.run,
+        "sleep watch": partial(watch_sleep, partial(_ask_at_once, master, peers, poller, beat_due)),
     }
     return Services(
         own, lock, store, master, peers, downloads, delivery, evictor, repairer, meetings, poller, heartbeat, tasks
     )
+
+
+async def _ask_at_once(master: Master, peers: Peers, poller: Poller, beat_due: AutoResetEvent) -> None:
+    """After the machine has slept: poll and send a heartbeat, over new connections."""
+    await master.renew()
+    await peers.client.renew()
+    poller.request()
+    beat_due.set()
 
 
 def _limits_of(store: Store) -> Callable[[Settings], None]:

@@ -108,7 +108,7 @@ class Settings:
     # A client then receives its headers, or a refusal, within 5 s.
     queue_seconds: float = _setting(
         "4",
-        seconds(0, 60),
+        seconds(0, 20),
         "how long a download above max_downloads waits for a permit before it is refused",
         live=True,
     )

@@ -86,7 +86,7 @@ class OurNode:
 
         await eventually(check, what=f"{active} active, {queued} queued")
 
-    async def until_logged(self, words: str, *, within: float = 10.0) -> None:
+    async def until_logged(self, words: str, *, within: float = 20.0) -> None:
         await eventually(lambda: words in self.process.log(), within=within, what=f"{words!r} in the log")
 
     async def until_up(self) -> None:

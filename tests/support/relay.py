@@ -14,12 +14,17 @@ STEP_BYTES = 32 << 10
 
 
 class Relay:
-    """Relays connections to `port`. `received` counts the bytes of answers; `rate` limits all of them together."""
+    """Relays connections to `port`. `received` counts the bytes of answers; `rate` limits all of them together.
+
+    `open` are the numbers of its connections, in the order in which they were made.
+    """
 
     def __init__(self, to_port: int, bytes_per_second: float) -> None:
         self._to_port = to_port
         self.rate = bytes_per_second
         self.received = 0
+        self.open: set[int] = set()
+        self._made = 0
         self.port = 0
         self._free_at = 0.0
 
@@ -28,6 +33,9 @@ class Relay:
         return f"http://127.0.0.1:{self.port}"
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        self._made += 1
+        number = self._made
+        self.open.add(number)
         try:
             server = await trio.open_tcp_stream("127.0.0.1", self._to_port)
             async with stream, server, trio.open_nursery() as nursery:
@@ -36,6 +44,8 @@ class Relay:
                 nursery.cancel_scope.cancel()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # either side has closed
+        finally:
+            self.open.remove(number)
 
     async def _requests(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
         async for data in client:

@@ -132,3 +132,19 @@ async def test_the_others_finish_when_the_first_is_silent(room: Room, package: P
     assert any(f"node={first} reason=unreachable" in room.fleet.log(name) for name in others), room.fleet.logs()
     room.fleet[first].process.send_signal(signal.SIGCONT)
     await room.fleet.until_whole(package.digest, first)
+
+
+async def test_a_tablet_at_the_last_node_follows_while_the_master_still_sends(room: Room, package: Package):
+    await room.fleet.start(*FIVE)
+    await room.begin(package, rate=3e6)
+    last = ordered(room.key(package), FIVE)[-1]
+    received = bytearray()
+    async with room.fleet.client.stream("GET", room.fleet[last].package_url("m1")) as answer:
+        assert answer.status_code == 200
+        async for data in answer.aiter_raw():
+            received += data
+            if len(received) - len(data) < package.size / 2 <= len(received):
+                # Each node before it has more than it has sent on: they pass the bytes on as they arrive.
+                assert room.sent < package.size, room.fleet.logs()
+    assert received == package.path.read_bytes()
+    assert room.fleet.sources(last) not in ([], ["master"]), room.fleet.logs()

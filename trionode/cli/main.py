@@ -29,6 +29,7 @@ cli = cyclopts.App(
 for _name, _function in {
     "serve": "serve:serve",
     "status": "status:status",
+    "sync": "sync:sync",
     "drain": "control:drain",
     "reload": "control:reload",
     "ls": "ls:ls",

@@ -41,8 +41,9 @@ class NodeClient:
         self._name = name
         self._absent = absent
 
-    def call(self, method: str, path: str) -> dict[str, Any]:
+    def call(self, method: str, path: str, *, seconds: float = CALL_SECONDS) -> dict[str, Any]:
         """Return the JSON answer. Raises `CommandFailed` if no node answers or the node refuses."""
+        self._connection.timeout = seconds
         try:
             self._connection.request(method, self._prefix + path)
             with self._connection.getresponse() as answer:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+MAX_SHOWN_CHARS = 1_000
+"""Length limit of any text from a node."""
+
+
 class StandardOutput(Console):
     """A console that raises `BrokenPipeError`, for `main` to handle as it does for other output."""
 

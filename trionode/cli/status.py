@@ -14,11 +14,8 @@ from ..errors import CommandFailed
 from . import exits
 from .fills import describe_fill
 from .node_client import node_at, node_of
-from .output import StandardOutput, print_json
+from .output import MAX_SHOWN_CHARS, StandardOutput, print_json
 from .storage import SHORT, AsJson, Config, StoragePath, settings_of
-
-MAX_SHOWN_CHARS = 1_000
-"""Length limit of any text from a node."""
 
 
 def status(
@@ -87,10 +84,12 @@ def _node(report: dict[str, Any]) -> Text:
 
 
 def _bytes(report: dict[str, Any]) -> str:
-    text = f"{decimal(report['bytes_sent'])} sent, {decimal(report['bytes_fetched'])} fetched from the master"
-    if "bytes_fetched_from_peers" in report:  # not from an older node
-        text += f", {decimal(report['bytes_fetched_from_peers'])} from other nodes"
-    return text
+    # An older node reports nothing about other nodes.
+    sent, fetched = report.get("bytes_sent_to_peers", 0), report.get("bytes_fetched_from_peers", 0)
+    return (
+        f"{decimal(report['bytes_sent'])} sent to clients, {decimal(sent)} to other nodes; "
+        f"{decimal(report['bytes_fetched'])} fetched from the master, {decimal(fetched)} from other nodes"
+    )
 
 
 def _health(health: dict[str, Any]) -> str:

@@ -59,6 +59,9 @@ class Downloads:
         """Active downloads by version; without those that follow a fill whose version is not known yet."""
         self.outcomes: Counter[Outcome] = Counter()
         self.bytes_sent = 0
+        """Bytes of packages sent to clients."""
+        self.bytes_sent_to_peers = 0
+        """Bytes of packages sent to other nodes."""
         self.first_byte = Histogram()
         self.duration = Histogram()
         """Durations of complete downloads, from the request to the first byte and to the last."""
@@ -116,9 +119,12 @@ class Downloads:
                 del self.sending[permit.version]
         self._admit_queued()
 
-    def count_sent(self, count: int) -> None:
-        """Count bytes of packages that were sent."""
-        self.bytes_sent += count
+    def count_sent(self, count: int, *, peer: bool = False) -> None:
+        """Count bytes of packages that were sent, to a client or to another node (`peer`)."""
+        if peer:
+            self.bytes_sent_to_peers += count
+        else:
+            self.bytes_sent += count
 
     def count_end(self, outcome: Outcome, seconds: float, first_byte_seconds: float | None) -> None:
         """Count a download that has ended, and its times since the request."""

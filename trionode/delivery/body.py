@@ -156,4 +156,4 @@ class PackageBody:
         if self.began_at is None and count:
             self.began_at = trio.current_time()
         self.sent += count
-        self._downloads.count_sent(count)
+        self._downloads.count_sent(count, peer=self._peer)

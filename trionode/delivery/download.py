@@ -10,6 +10,7 @@ import trio
 
 from ..errors import AtCapacity
 from .admission import Outcome
+from .http import HEAD_SECONDS
 
 if TYPE_CHECKING:
     from .admission import Downloads, Permit
@@ -51,9 +52,13 @@ class Download:
             raise
 
     async def wait_admitted(self) -> None:
-        """Wait for the permit, in the order of arrival. Raises `AtCapacity` after the queue's time limit."""
+        """Wait for the permit, in the order of arrival. Raises `AtCapacity` after the queue's time limit.
+
+        The time that the request has waited before counts for `HEAD_SECONDS`.
+        """
         if not self._permit.admitted:
-            with trio.move_on_after(self._downloads.queue_seconds):
+            refused_at = min(trio.current_time() + self._downloads.queue_seconds, self._info.at + HEAD_SECONDS)
+            with trio.CancelScope(deadline=refused_at):
                 await self._admitted.wait()
         if not self._permit.admitted:
             self._downloads.release(self._permit)

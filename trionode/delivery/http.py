@@ -24,6 +24,9 @@ _PATH = re.compile(r"/api/(?:v1/meetings/([^/]+)/download-package|meetings/([^/]
 MAX_DIGITS = 17
 """More than any offset has."""
 
+HEAD_SECONDS = 20.0
+"""Time limit from a request to the head of its answer. Tablets require it within 30 s."""
+
 METHODS = ("GET", "HEAD", "OPTIONS")
 
 

@@ -12,6 +12,7 @@ from ..errors import FillFailed, MeetingUnknown, OriginError, OriginUnreachable,
 from ..meetings.poll_plan import Check
 from ..meetings.poller import SPACING_SECONDS
 from ..meetings.states import MeetingState
+from .http import HEAD_SECONDS
 from .verified_lease import VerifiedLease
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from ..upkeep.repair import Repairer
 
     Source = VerifiedLease | LiveFill
-
-RESOLVE_SECONDS = 20.0
-"""Time limit for resolving a request. Tablets require the headers within 30 s."""
 
 
 class Resolver:
@@ -64,14 +62,17 @@ class Resolver:
             return lease
         return meeting.fill if meeting.fill.digest == version else None
 
-    async def resolve(self, meeting_id: str, version: Digest | None, *, peer: bool = False) -> Source:
+    async def resolve(
+        self, meeting_id: str, version: Digest | None, *, arrived: float | None = None, peer: bool = False
+    ) -> Source:
         """Return the source of an answer: of exactly `version`, or of the current one (None).
 
-        Another node (`peer`) also gets a fill that has just begun. Waits up to `RESOLVE_SECONDS`. Raises
-        `MeetingUnknown`, `VersionGone`, `FillFailed`, `OriginUnreachable`, `OriginError`, `NoSpace`.
+        Another node (`peer`) also gets a fill that has just begun. Waits until `HEAD_SECONDS` after the request's
+        arrival (None: now). Raises `MeetingUnknown`, `VersionGone`, `FillFailed`, `OriginUnreachable`, `OriginError`,
+        `NoSpace`.
         """
-        arrived = trio.current_time()
-        with trio.move_on_after(RESOLVE_SECONDS):
+        arrived = trio.current_time() if arrived is None else arrived
+        with trio.CancelScope(deadline=arrived + HEAD_SECONDS):
             while True:
                 source = await self._resolve_once(meeting_id, version, arrived, peer=peer)
                 if source is not None:
@@ -84,7 +85,7 @@ class Resolver:
         The package may be a fill that has just begun.
         """
         arrived = trio.current_time()
-        with trio.move_on_after(RESOLVE_SECONDS):
+        with trio.move_on_after(HEAD_SECONDS):
             while True:
                 source = await self.find_under(meeting_id, token)
                 if source is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
+
+import trio
 
 from master_shim.protocol import FillProgress, attachment
 from master_shim.protocol.answer import PackageAnswer, plan_answer
@@ -13,7 +16,7 @@ from ..errors import FillFailed, PeersOff
 from ..fetch.live_fill import LiveFill
 from .body import PackageBody
 from .download import Download, DownloadInfo
-from .http import PackageResponse
+from .http import HEAD_SECONDS, PackageResponse
 from .repr_digest import is_requested
 
 if TYPE_CHECKING:
@@ -124,12 +127,16 @@ class Delivery:
             return FillProgress(source.size, source.size, source.digest, held=True)
 
     async def _resolve(self, stack: ExitStack, request: PackageRequest) -> Source:
-        source = await self.resolver.resolve(request.meeting, request.version)
-        if isinstance(source, LiveFill) and source.size is None and request.http_version < "1.1":
+        resolve = partial(self.resolver.resolve, request.meeting, request.version, arrived=request.at)
+        source = await resolve()
+        while isinstance(source, LiveFill) and source.size is None and request.http_version < "1.1":
             # HTTP/1.0 ends a body of unknown size with the connection, which looks the same when it is cut off: wait
             # until the size is known.
-            await source.wait_finished()
-            source = await self.resolver.resolve(request.meeting, request.version)
+            with trio.CancelScope(deadline=request.at + HEAD_SECONDS) as late:
+                await source.wait_finished()
+            if late.cancelled_caught:
+                raise FillFailed("the package is still being fetched, and HTTP/1.0 needs its size")
+            source = await resolve()
         stack.enter_context(source.followed() if isinstance(source, LiveFill) else source)
         return source
 

@@ -73,7 +73,7 @@ class HeartbeatBuilder:
     def _load(self) -> Load:
         """Return the load; the rate is the mean since the last call."""
         downloads = self._downloads
-        now, sent = trio.current_time(), downloads.bytes_sent
+        now, sent = trio.current_time(), downloads.bytes_sent + downloads.bytes_sent_to_peers
         rate = (sent - self._measured_bytes) / max(now - self._measured_at, 1e-3)
         self._measured_at, self._measured_bytes = now, sent
         # Queued downloads count, since a new client would wait behind them.

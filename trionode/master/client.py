@@ -56,6 +56,10 @@ class Master:
         """Close the connections."""
         await self._transport.aclose()
 
+    async def renew(self) -> None:
+        """Use new connections from now on; what is arriving over old ones arrives."""
+        await self._transport.renew()
+
     def _count_fetched(self, count: int) -> None:
         self.bytes_fetched += count
 

@@ -7,6 +7,7 @@ after 60 rounds), so an exhausted pool is replaced by a new one.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ MAX_ANSWER_BYTES = 8 << 20
 """Size limit of a small answer; a thousand meetings with long titles are a tenth of it."""
 
 CONNECTIONS = 32
+
+CLOSE_SECONDS = 2.0
+"""Time limit for closing connections that are not used any more."""
 
 _log = structlog.get_logger("trionode.master")
 
@@ -67,7 +71,8 @@ class Transport:
         self._pace = pace
         self._call_seconds = call_seconds
         self._client = self._new_client()
-        self._retired: list[httpx.AsyncClient] = []
+        self._in_use: Counter[httpx.AsyncClient] = Counter()
+        """Requests in progress, by client. A client that was replaced is closed after its last one."""
 
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -83,8 +88,20 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for client in (self._client, *self._retired):
+        for client in {self._client, *self._in_use}:
             await client.aclose()
+
+    async def renew(self) -> None:
+        """Use new connections from now on. The old ones are closed when no answer is arriving over any of them."""
+        old, self._client = self._client, self._new_client()
+        await self._close_if_replaced(old)
+
+    async def _close_if_replaced(self, client: httpx.AsyncClient) -> None:
+        if not self._in_use[client]:
+            del self._in_use[client]
+            if client is not self._client:
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                    await client.aclose()
 
     async def call(self, method: str, url: str, body: msgspec.Struct | None = None) -> bytes:
         """Return the body of a small answer with status 200."""
@@ -103,20 +120,22 @@ class Transport:
         client = self._client
         if content is not None:
             headers["Content-Type"] = "application/json"
+        self._in_use[client] += 1
         try:
             async with client.stream(method, url, headers=headers, content=content) as response:
                 yield response
         except httpx.PoolTimeout as error:
             if client is self._client:
                 _log.warning("the connection pool is exhausted and is replaced")
-                # Not closed yet: bodies may still be arriving through it.
-                self._retired.append(client)
                 self._client = self._new_client()
             raise OriginUnreachable("no connection was free") from error
         except (httpx.TransportError, httpx.StreamError) as error:
             raise OriginUnreachable(reason_of(error)) from error
         except httpx.HTTPError as error:
             raise OriginError(str(error)) from error
+        finally:
+            self._in_use[client] -= 1
+            await self._close_if_replaced(client)
 
     @asynccontextmanager
     async def range_body(

@@ -41,6 +41,10 @@ class PeerClient:
         """Close the connections."""
         await self._transport.aclose()
 
+    async def renew(self) -> None:
+        """Use new connections from now on; what is arriving over old ones arrives."""
+        await self._transport.renew()
+
     def _count(self, count: int) -> None:
         self._stats.bytes_fetched += count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -152,6 +153,15 @@ async def reload(node: Node) -> Response:
     return _json({"changed": reloaded.changed, "needs_restart": reloaded.needs_restart})
 
 
+async def sync(node: Node) -> Response:
+    """Poll the master now and check every meeting; return why it could not be polled. Control socket only."""
+    _require_control()
+    poller = node.services.poller
+    with suppress(errors.OriginUnreachable, errors.OriginError):
+        await poller.poll(full=True)
+    return _json({"master_error": poller.error})
+
+
 def _require_control() -> None:
     if CONTROL not in (request.scope.get("extensions") or {}):
         raise errors.KeyRequired
@@ -167,6 +177,7 @@ _ROUTES: tuple[tuple[str, tuple[str, ...], Callable[..., Awaitable[Response]]], 
     ("/api/config", ("GET", "POST"), refuse),
     ("/api/service/start", ("POST",), refuse),
     ("/api/service/stop", ("POST",), refuse),
+    ("/api/service/sync", ("POST",), sync),
     ("/api/service/drain", ("POST",), drain),
     ("/api/service/reload", ("POST",), reload),
 )

@@ -55,7 +55,8 @@ def _delivery(services: Services) -> Iterator[Metric]:
     downloads = services.downloads
     outcomes = {outcome.value: downloads.outcomes[outcome] for outcome in Outcome}
     yield _counters("trionode_downloads", "Downloads that have ended, by outcome.", "outcome", outcomes)
-    yield _counter("trionode_sent_bytes", "Bytes of packages sent to clients.", downloads.bytes_sent)
+    sent = {"client": downloads.bytes_sent, "peer": downloads.bytes_sent_to_peers}
+    yield _counters("trionode_sent_bytes", "Bytes of packages sent, to clients and to other nodes.", "to", sent)
     yield _gauge("trionode_downloads_active", "Active downloads.", downloads.active)
     yield _gauge("trionode_downloads_queued", "Downloads waiting for a permit.", downloads.queued)
     text = "Time from a request to the first byte of the package, in seconds."

@@ -39,7 +39,15 @@ def test_an_import_loads_no_library_of_the_server(module: str):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["ls", "--help"], ["status", "--help"], ["drain", "--help"], ["serve", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["ls", "--help"],
+        ["status", "--help"],
+        ["sync", "--help"],
+        ["drain", "--help"],
+        ["serve", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_loads_no_library_of_the_server(arguments: list[str]):
     program = f"from trionode.cli.main import main\nassert main({arguments!r}) == 0"
@@ -48,7 +56,7 @@ def test_help_loads_no_library_of_the_server(arguments: list[str]):
     assert not modules & SERVER
 
 
-@pytest.mark.parametrize("command", ["ls", "status", "gc", "drain"])
+@pytest.mark.parametrize("command", ["ls", "status", "sync", "gc", "drain"])
 def test_a_command_loads_no_library_of_the_server(command: str):
     program = (
         f"from trionode.cli.main import main\nassert main([{command!r}, '--storage-path', '/nowhere']) in {{2, 3}}"

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from trionode.delivery.admission import Downloads, Outcome
 from trionode.delivery.download import MAX_LOGGED_RANGE_CHARS, Download, DownloadInfo
+from trionode.delivery.http import HEAD_SECONDS
 from trionode.errors import AtCapacity
 from trionode.settings import Settings
 
@@ -48,6 +49,20 @@ async def test_a_download_that_is_queued_too_long_is_refused_and_later_ones_move
     second.close()
     assert (downloads.active, downloads.queued) == (0, 0)
     assert downloads.outcomes == {Outcome.REFUSED: 2, Outcome.LEFT: 2}
+
+
+async def test_the_head_of_an_answer_is_not_later_because_the_version_was_waited_for(autojump_clock: MockClock):
+    downloads = one_at_a_time()
+    downloads.configure(Settings(max_downloads=1, queue_seconds=15))
+    await Download(downloads, info()).wait_admitted()
+    late, began = info(), trio.current_time()
+    await trio.sleep(12)  # until it was known which version is current
+    queued = Download(downloads, late)
+    with pytest.raises(AtCapacity):
+        await queued.wait_admitted()
+    assert trio.current_time() - began == pytest.approx(HEAD_SECONDS)
+    queued.close()
+    assert downloads.outcomes == {Outcome.REFUSED: 1}
 
 
 async def test_a_client_that_leaves_the_queue_leaves_no_entry_in_it(autojump_clock: MockClock):

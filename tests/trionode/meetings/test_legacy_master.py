@@ -392,7 +392,8 @@ async def test_a_node_waits_for_a_package_that_is_still_being_built(master: Runn
     master.behave(mode="404")
     started = master.start("m1")
     node = start_node(master.url)
-    await eventually(lambda: master.state()["requests"].get("GET /api/v1/meetings/m1/download-package-direct", 0) >= 3)
+    path = "GET /api/v1/meetings/m1/download-package-direct"
+    await eventually(lambda: master.state()["requests"].get(path, 0) >= 3, within=30)
     assert node.process.log().count("meeting not synced") == 1
     assert await node.synced() == []
     master.behave(mode="ok")

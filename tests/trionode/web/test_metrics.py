@@ -40,7 +40,8 @@ async def test_metrics_count_downloads_fills_and_storage(spawn: Spawner, folder:
     assert found["trionode_downloads_total{outcome=failed}"] == 0
     whole, parts = big.size, len(part.content)
     # The kernel took a part of the package for the client that left.
-    assert whole + parts < found["trionode_sent_bytes_total"] < 2 * whole
+    assert whole + parts < found["trionode_sent_bytes_total{to=client}"] < 2 * whole
+    assert found["trionode_sent_bytes_total{to=peer}"] == 0
     assert found["trionode_download_seconds_count"] == 2
     assert found["trionode_download_first_byte_seconds_count"] == 3
     assert found["trionode_download_seconds_bucket{le=+Inf}"] == 2

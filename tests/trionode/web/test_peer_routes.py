@@ -54,10 +54,15 @@ async def test_a_node_tells_other_nodes_what_it_has_and_sends_it(
     assert (answer.status_code, answer.content) == (206, data[9:100])
     answer = await node.get(f"{MEETING}/download-package?token={token}&from=1000", headers=ASKER)
     assert (answer.status_code, answer.content) == (200, data[1000:])
+    status = await node.status()
+    assert (status["bytes_sent"], status["bytes_sent_to_peers"]) == (0, 91 + len(data) - 1000)
+    metrics = await node.metrics()
+    assert metrics["trionode_sent_bytes_total{to=peer}"] == status["bytes_sent_to_peers"]
     # To a client the queries of nodes mean nothing.
     answer = await node.get(f"{MEETING}/download-package?token={token}&from=1000")
     assert (answer.status_code, answer.content) == (200, data)
-    assert (await node.status())["downloads_finished"] == 1
+    status = await node.status()
+    assert (status["downloads_finished"], status["bytes_sent"]) == (1, len(data))
 
 
 async def test_with_peers_off_a_node_sends_nothing_to_other_nodes(

@@ -60,7 +60,7 @@ def curl(storage: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("how", STARTS)
-async def test_status_reload_and_drain_under_every_server(
+async def test_status_sync_reload_and_drain_under_every_server(
     spawn: Spawner, folder: Path, start_node: StartNode, how: Start
 ):
     master = ShimMaster(spawn, folder)
@@ -73,6 +73,7 @@ async def test_status_reload_and_drain_under_every_server(
     found, over_tcp = await call(node, "GET", "/api/status"), await node.status()
     assert found.keys() == over_tcp.keys()
     assert (found["node_id"], found["start_time"]) == (over_tcp["node_id"], over_tcp["start_time"])
+    assert await call(node, "POST", "/api/service/sync") == {"master_error": ""}
     assert await call(node, "POST", "/api/service/reload") == {"changed": [], "needs_restart": []}
     ends = how in {"serve", "module"}
     assert await call(node, "POST", "/api/service/drain") == {"ends": ends}
@@ -108,23 +109,23 @@ async def test_curl_can_use_the_socket(start_node: StartNode):
 
 
 @pytest.mark.parametrize("how", ["serve", "hypercorn", "hypercorn-trio"])
-async def test_drain_and_reload_are_refused_over_tcp(start_node: StartNode, how: Start):
+async def test_sync_drain_and_reload_are_refused_over_tcp(start_node: StartNode, how: Start):
     node = start_node(NO_MASTER, how=how)
     await node.until_up()
     async with httpx.AsyncClient(trust_env=False, base_url=node.url) as client:
-        for name in ("drain", "reload"):
+        for name in ("sync", "drain", "reload"):
             answer = await client.post(f"/api/service/{name}", headers={"Host": "node"})
             assert (answer.status_code, list(answer.json())) == (403, ["detail"])
     assert (await node.get("/ready")).status_code == 200
 
 
-async def test_drain_and_reload_are_refused_on_the_unix_socket_of_clients(start_node: StartNode, tmp_path: Path):
+async def test_sync_drain_and_reload_are_refused_on_the_unix_socket_of_clients(start_node: StartNode, tmp_path: Path):
     path = tmp_path / "node.sock"
     node = start_node(NO_MASTER, unix_socket=path)
     await eventually(path.is_socket, within=20)
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
-        for name in ("drain", "reload"):
+        for name in ("sync", "drain", "reload"):
             assert (await client.post(f"/api/service/{name}")).status_code == 403
     assert (await call(node, "GET", "/api/status"))["running"]
 
