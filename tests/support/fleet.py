@@ -11,6 +11,8 @@ import trio
 
 from master_shim.protocol.chain import rank
 from tests.support.nodes import digest_of, run_node
+from tests.support.processes import free_port
+from tests.support.relay import relaying
 
 if TYPE_CHECKING:
     import ssl
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.nodes import OurNode
     from tests.support.processes import Spawner
+    from tests.support.relay import Relay
 
 WITHIN = 60.0
 """Time limit for what all nodes have to do, on a busy machine."""
@@ -59,9 +62,21 @@ class Fleet:
     async def start(self, *names: str, **settings: Any) -> None:
         """Start nodes with these ids, and wait until they are registered."""
         self.run(*names, **settings)
+        await self.until_registered(*names)
+
+    @asynccontextmanager
+    async def behind_relay(self, name: str, **settings: Any) -> AsyncIterator[Relay]:
+        """Start a node with this id, which others reach through a relay, and yield the relay."""
+        port = free_port()
+        async with relaying(port) as relay:
+            await self.start(name, port=port, node_address=relay.url, **settings)
+            yield relay
+
+    async def until_registered(self, *names: str) -> None:
+        """Wait until nodes (all by default) are on the master's list."""
         await self.until(lambda name: "connected to the master" in self.log(name), *names)
         listed = [node["node_id"] for node in (await self.client.get(f"{self._url}/api/v1/nodes/list")).json()]
-        assert {*names} <= {*listed}
+        assert {*(names or self.nodes)} <= {*listed}
 
     async def until(self, check: Any, *names: str) -> None:
         """Wait until `check`, which may be asynchronous, is true for nodes (all by default)."""
