@@ -55,7 +55,7 @@ class Fleet:
                 self._spawn,
                 self._url,
                 self._folder / name,
-                env={**(env or {}), "NODE_ID": name},
+                env={"NODE_ID": name, **(env or {})},
                 **{"log_level": "debug", **settings},
             )
 
@@ -116,6 +116,21 @@ class Fleet:
             return digest_of(answer.content) == digest
 
         await self.until(serves, *names)
+
+    async def until_held(self, token: str, *names: str, meeting: str = "m1") -> None:
+        """Wait until nodes (all by default) hold what a legacy master has under `token`, and tell other nodes so."""
+
+        async def held(name: str) -> bool:
+            answer = await self.client.get(f"{self[name].url}/api/v1/meetings/{meeting}/fill", params={"token": token})
+            found: bool = answer.json()["held"]
+            return found
+
+        await self.until(held, *names)
+
+    async def fetched_from(self, name: str, meeting: str = "m1") -> dict[str, int]:
+        """Return the bytes that the last fill of a node has received, by source."""
+        meetings = (await self.client.get(f"{self[name].url}/api/status")).json()["active_meetings"]
+        return next(each["fetched_from"] for each in meetings if each["id"] == meeting)
 
     def log(self, name: str) -> str:
         """Return the log of a node."""

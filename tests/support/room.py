@@ -9,6 +9,7 @@ from master_shim.protocol import NO_TOKEN
 from master_shim.protocol.chain import legacy_key
 from tests.support.fleet import fleet_at
 from tests.support.masters import ShimMaster
+from tests.support.nodes import digest_of
 from tests.support.relay import relaying
 from tests.support.waiting import eventually
 
@@ -66,6 +67,18 @@ class Room:
             await eventually(lambda: master.version(meeting) == package.digest, within=20)
         else:
             self.master.start(meeting)
+
+    async def settle(self, *names: str, meeting: str = "m1") -> None:
+        """Wait until no node (of all by default) has anything more to ask about a meeting that all have."""
+        await self.fleet.until_synced(*names, meeting=meeting)
+        if not isinstance(self.master, ShimMaster):
+            master = self.master
+            await eventually(lambda: master.gate_opened(meeting), within=30)
+            await self.fleet.until_held(master.state()["token"], *names, meeting=meeting)
+
+    def stored(self, name: str) -> set[str]:
+        """Return the digests of the packages that a node has on its disk."""
+        return {digest_of(path.read_bytes()) for path in (self.fleet[name].storage / "packages").glob("**/*.zip")}
 
     def key(self, package: Package, meeting: str = "m1") -> str:
         """Return the key of the order in which nodes fetch."""
