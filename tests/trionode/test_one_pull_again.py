@@ -41,7 +41,10 @@ async def test_all_end_on_the_version_that_replaces_another_while_it_is_on_its_w
     await room.publish(new)
     await room.fleet.look()
     await room.fleet.until_whole(new.digest)
-    assert room.sent < 1.5 * (package.size + new.size), room.fleet.logs()
+    # A deployed master keeps its token until all nodes are synced: what a node has under it may be the old package,
+    # which is of no use to one that begins later, and when the token changes all of them look again.
+    copies = 1.5 if room.shim else 2.5
+    assert room.sent < copies * (package.size + new.size), room.fleet.logs()
     await room.settle()
     await room.fleet.until_whole(new.digest)
 
@@ -68,7 +71,7 @@ async def test_under_another_token_a_package_is_checked_for_certain_at_another_n
     await room.settle()
     assert room.fleet[away].process.stop() == 0
     # Its time of generation is the same, and so is its beginning: only the whole shows that it is another one.
-    documents = [*package.documents[:-1], replace(package.documents[-1], seed="rebuilt")]
+    documents = [*package.documents[:4], *(replace(each, seed=f"{each.seed}'") for each in package.documents[4:])]
     new = make_package(tmp_path / "newer.zip", documents, level=1)
     await room.publish(new)
     await room.fleet.until_whole(new.digest, here)
@@ -78,4 +81,4 @@ async def test_under_another_token_a_package_is_checked_for_certain_at_another_n
     await room.fleet.until(lambda name: "now=current" in room.fleet.log(name), away)
     await room.fleet.until_whole(new.digest, away)
     assert room.relay.received - before < 2 * BEGINNING_BYTES, room.fleet.logs()
-    assert room.fleet.sources(away) in ([here], [])
+    assert room.fleet.sources(away) == [here]
