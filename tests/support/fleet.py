@@ -11,6 +11,8 @@ import trio
 
 from master_shim.protocol.chain import rank
 from tests.support.nodes import digest_of, run_node
+from tests.support.processes import free_port
+from tests.support.relay import relaying
 
 if TYPE_CHECKING:
     import ssl
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.nodes import OurNode
     from tests.support.processes import Spawner
+    from tests.support.relay import Relay
 
 WITHIN = 60.0
 """Time limit for what all nodes have to do, on a busy machine."""
@@ -52,16 +55,28 @@ class Fleet:
                 self._spawn,
                 self._url,
                 self._folder / name,
-                env={**(env or {}), "NODE_ID": name},
+                env={"NODE_ID": name, **(env or {})},
                 **{"log_level": "debug", **settings},
             )
 
     async def start(self, *names: str, **settings: Any) -> None:
         """Start nodes with these ids, and wait until they are registered."""
         self.run(*names, **settings)
+        await self.until_registered(*names)
+
+    @asynccontextmanager
+    async def behind_relay(self, name: str, **settings: Any) -> AsyncIterator[Relay]:
+        """Start a node with this id, which others reach through a relay, and yield the relay."""
+        port = free_port()
+        async with relaying(port) as relay:
+            await self.start(name, port=port, node_address=relay.url, **settings)
+            yield relay
+
+    async def until_registered(self, *names: str) -> None:
+        """Wait until nodes (all by default) are on the master's list."""
         await self.until(lambda name: "connected to the master" in self.log(name), *names)
         listed = [node["node_id"] for node in (await self.client.get(f"{self._url}/api/v1/nodes/list")).json()]
-        assert {*names} <= {*listed}
+        assert {*(names or self.nodes)} <= {*listed}
 
     async def until(self, check: Any, *names: str) -> None:
         """Wait until `check`, which may be asynchronous, is true for nodes (all by default)."""
@@ -101,6 +116,21 @@ class Fleet:
             return digest_of(answer.content) == digest
 
         await self.until(serves, *names)
+
+    async def until_held(self, token: str, *names: str, meeting: str = "m1") -> None:
+        """Wait until nodes (all by default) hold what a legacy master has under `token`, and tell other nodes so."""
+
+        async def held(name: str) -> bool:
+            answer = await self.client.get(f"{self[name].url}/api/v1/meetings/{meeting}/fill", params={"token": token})
+            found: bool = answer.json()["held"]
+            return found
+
+        await self.until(held, *names)
+
+    async def fetched_from(self, name: str, meeting: str = "m1") -> dict[str, int]:
+        """Return the bytes that the last fill of a node has received, by source."""
+        meetings = (await self.client.get(f"{self[name].url}/api/status")).json()["active_meetings"]
+        return next(each["fetched_from"] for each in meetings if each["id"] == meeting)
 
     def log(self, name: str) -> str:
         """Return the log of a node."""

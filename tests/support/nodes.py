@@ -28,14 +28,15 @@ BIN = Path(sys.executable).parent
 class OurNode:
     """A node as a process; `get` and similar calls use its HTTP API."""
 
-    def __init__(self, process: Process, port: int, storage: Path) -> None:
+    def __init__(self, process: Process, port: int, storage: Path, scheme: str = "http") -> None:
         self.process = process
         self.port = port
         self.storage = storage
+        self._scheme = scheme
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def package_url(self, meeting_id: str) -> str:
         return f"{self.url}/api/v1/meetings/{meeting_id}/download-package"
@@ -107,8 +108,16 @@ def run_node(
     env: Mapping[str, str] | None = None,
     **settings: object,
 ) -> OurNode:
-    """Start a node on 127.0.0.1 in one of three ways; `settings` are passed as environment variables, beside `env`."""
+    """Start a node on 127.0.0.1 in one of three ways; `settings` are passed as environment variables, beside `env`.
+
+    A `certfile` and its `keyfile` are given to whatever serves.
+    """
     port = port or free_port()
+    scheme = "https" if "certfile" in settings else "http"
+    tls: tuple[str, ...] = ()
+    if scheme == "https" and start.startswith("hypercorn"):
+        tls = ("--certfile", str(settings.pop("certfile")), "--keyfile", str(settings.pop("keyfile")))
+        settings.setdefault("node_address", f"https://127.0.0.1:{port}")
     variables = {
         **(env or {}),
         "MAIN_SERVER_URL": master_url,
@@ -124,7 +133,7 @@ def run_node(
         "hypercorn": (BIN / "hypercorn", "-b", f"127.0.0.1:{port}", "trionode:app"),
         "hypercorn-trio": (BIN / "hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "trionode:app"),
     }
-    return OurNode(spawn(*commands[start], env=variables, name=f"node-{start}"), port, storage)
+    return OurNode(spawn(*commands[start], *tls, env=variables, name=f"node-{start}"), port, storage, scheme)
 
 
 def run_serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

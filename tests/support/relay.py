@@ -1,22 +1,27 @@
-"""A relay before a server, which counts and limits the bytes of the answers."""
+"""A relay before a server: counts and limits the bytes of the answers, may change them, and notes the requests."""
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 STEP_BYTES = 32 << 10
 
+REQUEST_LINE = re.compile(rb"^([A-Z]+ /\S*) HTTP/1\.1\r$", re.MULTILINE)
+
 
 class Relay:
-    """Relays connections to `port`. `received` counts the bytes of answers; `rate` limits all of them together.
+    """Relays connections to a port.
 
-    `open` are the numbers of its connections, in the order in which they were made.
+    `received` counts the bytes of answers; `rate` limits all of them together, in bytes per second. `alter` is given
+    each part of an answer as it arrives, and returns what the client gets instead. `requests` has method and target of
+    each request, `open` the numbers of its connections, in the order in which they were made.
     """
 
     def __init__(self, to_port: int, bytes_per_second: float) -> None:
@@ -25,6 +30,8 @@ class Relay:
         self.received = 0
         self.open: set[int] = set()
         self._made = 0
+        self.alter: Callable[[bytes], bytes] = bytes
+        self.requests: list[str] = []
         self.port = 0
         self._free_at = 0.0
 
@@ -49,6 +56,7 @@ class Relay:
 
     async def _requests(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
         async for data in client:
+            self.requests += [line.decode() for line in REQUEST_LINE.findall(data)]
             await server.send_all(data)
 
     async def _answers(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
@@ -56,7 +64,7 @@ class Relay:
             self._free_at = max(self._free_at, trio.current_time()) + len(data) / self.rate
             await trio.sleep_until(self._free_at)
             self.received += len(data)
-            await client.send_all(data)
+            await client.send_all(self.alter(data))
 
 
 @asynccontextmanager

@@ -8,13 +8,16 @@ import pytest
 
 from tests.support.nodes import OurNode, Start, run_node
 from tests.support.packages import make_documents, make_package
+from tests.support.room import room_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.fakes.running import FakeFactory
     from tests.support.packages import Package
     from tests.support.processes import Spawner
+    from tests.support.room import Room
 
     StartNode = Callable[..., OurNode]
 
@@ -42,3 +45,12 @@ def start_node(spawn: Spawner, tmp_path: Path) -> StartNode:
         return run_node(spawn, master_url, storage or tmp_path / f"storage-{next(count)}", start=how, **settings)
 
     return start
+
+
+@pytest.fixture(params=["shim", "legacy"])
+async def room(
+    request: pytest.FixtureRequest, spawn: Spawner, fakes: FakeFactory, folder: Path, tmp_path: Path
+) -> AsyncIterator[Room]:
+    """A master with the shim, then one without, behind a relay, with no nodes yet."""
+    async with room_of(request.param, spawn, fakes, folder, tmp_path) as made:
+        yield made

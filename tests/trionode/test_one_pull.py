@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import signal
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from master_shim.protocol import NO_TOKEN
-from master_shim.protocol.chain import legacy_key
-from tests.support.fleet import fleet_at, ordered
-from tests.support.masters import ShimMaster
+from tests.support.fleet import ordered
 from tests.support.packages import make_documents, make_package
-from tests.support.relay import relaying
+from tests.support.room import BEGINNING_BYTES, RANGE_BYTES
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.fakes.running import FakeFactory, RunningMaster
-    from tests.support.fleet import Fleet
     from tests.support.packages import Package
-    from tests.support.processes import Spawner
-    from tests.support.relay import Relay
+    from tests.support.room import Room
 
 EIGHT = tuple(f"node-{number}" for number in range(8))
 FIVE = EIGHT[:5]
-
-BEGINNING_BYTES = 256 << 10
-"""What a legacy master sends at most to a node that reads the first 64 KiB and then hangs up."""
-
-RANGE_BYTES = 2 << 20
 
 
 @pytest.fixture
@@ -41,61 +28,11 @@ def package(tmp_path: Path) -> Package:
     return make_package(tmp_path / "new.zip", make_documents(12, 1_000_000), level=0)
 
 
-class Room:
-    """A master behind a relay, and its nodes."""
-
-    def __init__(self, master: ShimMaster | RunningMaster, relay: Relay, fleet: Fleet, folder: Path) -> None:
-        self.master = master
-        self.relay = relay
-        self.fleet = fleet
-        self._folder = folder
-        self._before = 0
-
-    @property
-    def sent(self) -> int:
-        """Bytes that the master has sent since the meeting began."""
-        return self.relay.received - self._before
-
-    async def begin(self, package: Package, meeting: str = "m1", *, rate: float = 8e6) -> None:
-        """Begin a meeting with `package`, at a master that sends so many bytes per second, and let all nodes look."""
-        target = self._folder / f"{meeting}.zip"
-        part = self._folder / f".{meeting}"
-        part.write_bytes(package.path.read_bytes())
-        part.rename(target)
-        self.relay.rate = rate
-        self._before = self.relay.received
-        if isinstance(self.master, ShimMaster):
-            master = self.master
-            await eventually(lambda: master.version(meeting) == package.digest, within=20)
-        else:
-            self.master.start(meeting)
-        await self.fleet.look()
-
-    def key(self, package: Package, meeting: str = "m1") -> str:
-        """Return the key of the order in which nodes fetch."""
-        return package.digest if isinstance(self.master, ShimMaster) else legacy_key(meeting, NO_TOKEN)
-
-
-@asynccontextmanager
-async def room_of(kind: str, spawn: Spawner, fakes: FakeFactory, folder: Path, tmp_path: Path) -> AsyncIterator[Room]:
-    master = ShimMaster(spawn, folder) if kind == "shim" else fakes.master(folder)
-    async with relaying(master.port) as relay, fleet_at(relay.url, spawn, tmp_path) as fleet:
-        yield Room(master, relay, fleet, folder)
-
-
-@pytest.fixture(params=["shim", "legacy"])
-async def room(
-    request: pytest.FixtureRequest, spawn: Spawner, fakes: FakeFactory, folder: Path, tmp_path: Path
-) -> AsyncIterator[Room]:
-    async with room_of(request.param, spawn, fakes, folder, tmp_path) as made:
-        yield made
-
-
 async def test_the_master_sends_one_copy_to_eight_nodes(room: Room, package: Package):
     await room.fleet.start(*EIGHT)
     await room.begin(package)
     await room.fleet.until_whole(package.digest)
-    beginnings = 0 if isinstance(room.master, ShimMaster) else 7 * BEGINNING_BYTES
+    beginnings = 0 if room.shim else 7 * BEGINNING_BYTES
     assert room.sent < 1.05 * package.size + beginnings, room.fleet.logs()
     first, *others = ordered(room.key(package), EIGHT)
     assert room.fleet.sources(first) == []
@@ -110,7 +47,7 @@ async def test_the_others_finish_when_the_first_is_killed(room: Room, package: P
     await eventually(lambda: room.sent > package.size / 3, within=30)
     room.fleet[first].process.kill()
     await room.fleet.until_whole(package.digest, *others)
-    if isinstance(room.master, ShimMaster):
+    if room.shim:
         # What was on the way to the killed node, and the range that one other node tries at the master.
         assert room.sent < package.size + 2 * RANGE_BYTES, room.fleet.logs()
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import PeerFailed, PeerFailure
 from .routing import MASTER
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class StreamSource(Protocol):
         ...
 
     async def digest(self) -> str | None:
-        """Return the digest that the source has computed; None while it has not, and always for the master."""
+        """Return the digest that the source has computed and compared; None while it has not, always for the master.
+
+        Raises `PeerFailed`, as `REFUSED` also if it has nothing of the package.
+        """
         ...
 
 
@@ -111,6 +115,8 @@ class PeerStream:
         return self._client.package_stream(self._peer, live.meeting_id, live.token, start, urgent=self._urgent)
 
     async def digest(self) -> str | None:
-        """Return the digest that the node has computed, None while it has not."""
+        """Return the digest that the node has computed and compared, None while it has not."""
         progress = await self._client.progress(self._peer, self._live.meeting_id, token=self._live.token)
+        if not progress.filled:
+            raise PeerFailed(self.name, PeerFailure.REFUSED, "it has not kept the package")
         return progress.digest

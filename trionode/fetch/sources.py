@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,10 @@ SMALL_BYTES = 128 << 10
 MAX_KEYS = 1_000
 """Versions of which the nodes that sent wrong bytes are remembered."""
 
+MAX_FAULTS = 2
+"""A node is not asked for a version again when what it sent was no package so often: once, it may have passed on what
+it did not keep itself. Bytes that are proved wrong count as so many."""
+
 _log = structlog.get_logger("trionode.fetch")
 
 
@@ -76,7 +81,7 @@ class SourceFactory:
     def __init__(self, master: Master, peers: Peers | None) -> None:
         self._master = master
         self._peers = peers
-        self._barred: dict[str, set[str]] = {}  # by key: nodes that sent wrong bytes
+        self._faults: dict[str, Counter[str]] = {}  # by key: how often what a node sent was wrong, up to `MAX_FAULTS`
 
     @asynccontextmanager
     async def of_version(
@@ -94,7 +99,7 @@ class SourceFactory:
         def open_peer(peer: VersionNode, *, urgent: bool) -> RangeSource:
             return PeerSource(peers.client, peer, live.meeting_id, digest, urgent=urgent)
 
-        sources = Sources(self._route(digest, live), live, origin, open_peer, peers.stats, self._barred_for(digest))
+        sources = Sources(self._route(digest, live), live, origin, open_peer, peers.stats, self._faults_for(digest))
         list_nodes = partial(peers.directory.of_version, digest)
         async with Watch(sources, peers.client, live, list_nodes, v=digest).running():
             yield sources
@@ -111,20 +116,21 @@ class SourceFactory:
             return PeerStream(peers.client, peer, live, urgent=urgent)
 
         key = legacy_key(live.meeting_id, live.token)
-        sources = Sources(self._route(key, live), live, origin, open_peer, peers.stats, self._barred_for(key))
+        sources = Sources(self._route(key, live), live, origin, open_peer, peers.stats, self._faults_for(key))
         list_nodes = partial(peers.directory.of_meeting, live.meeting_id, live.token)
         async with Watch(sources, peers.client, live, list_nodes, token=live.token).running():
             yield sources
 
     def _route(self, key: str, live: LiveFill) -> Route:
         assert self._peers is not None
-        return Route(key, self._peers.node_id, live.size, self._barred_for(key))
+        barred = (node for node, faults in self._faults_for(key).items() if faults >= MAX_FAULTS)
+        return Route(key, self._peers.node_id, live.size, barred)
 
-    def _barred_for(self, key: str) -> set[str]:
-        """Return the nodes that sent wrong bytes for a key. The last ones are remembered."""
-        if key not in self._barred and len(self._barred) >= MAX_KEYS:
-            del self._barred[next(iter(self._barred))]
-        return self._barred.setdefault(key, set())
+    def _faults_for(self, key: str) -> Counter[str]:
+        """Return how often what each node sent for a key was wrong. The last keys are remembered."""
+        if key not in self._faults and len(self._faults) >= MAX_KEYS:
+            del self._faults[next(iter(self._faults))]
+        return self._faults.setdefault(key, Counter())
 
 
 class Sources(Generic[S]):
@@ -137,14 +143,14 @@ class Sources(Generic[S]):
         origin: S,
         open_peer: OpenPeer[S] | None = None,
         stats: PeerStats | None = None,
-        barred: set[str] | None = None,
+        faults: Counter[str] | None = None,
     ) -> None:
         self.route = route
         self._live = live
         self._origin = origin
         self._open_peer = open_peer
         self._stats = stats or PeerStats()
-        self._barred = set() if barred is None else barred
+        self._faults = Counter() if faults is None else faults
         self._nodes: dict[str, VersionNode] = {}
         self._requests: dict[trio.CancelScope, str] = {}
         self._trial = Choice(MASTER)
@@ -204,7 +210,7 @@ class Sources(Generic[S]):
         facts = {"node": source, "meeting": self._live.meeting_id, "reason": failure.value, "why": why}
         if failure is PeerFailure.LIED:
             self._stats.wrong_bytes[source] += 1
-            self._barred.add(source)
+            self._faults[source] += MAX_FAULTS
             _log.error("a node sent wrong bytes, which were discarded; it is not asked for this again", **facts)
         elif failure in {PeerFailure.BUSY, PeerFailure.REFUSED}:
             _log.debug("a node is passed over", **facts)
@@ -212,6 +218,11 @@ class Sources(Generic[S]):
             _log.warning("a node is passed over", **facts)
         self.route.failed(source, failure, trio.current_time())
         self._cancel_requests(source)
+
+    def doubt(self, source: str, why: str) -> None:
+        """Record that a node has sent what is no package, without proof that it is to blame."""
+        self._faults[source] += 1
+        _log.warning("a node sent what is no package", node=source, meeting=self._live.meeting_id, why=why)
 
     def compared(self, size: int, seconds: float) -> None:
         """Record the duration of a trial of `size` bytes, and pass the source over if it is slow."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 import structlog
 import trio
 
-from store import NeverFits, NoSpace
+from store import NeverFits, NoSpace, PackageRejected
 
 from ..errors import OriginError, OriginUnreachable, PeerFailed, PeerFailure
 from .room import begin_with_room, call_with_room
@@ -43,7 +43,12 @@ LOCAL_HEADER_BYTES = 30
 DIGEST_SECONDS = 20.0
 """How long a node may take to verify the package that it has sent."""
 
-DIGEST_POLL_SECONDS = 0.05
+DIGEST_POLL_SECONDS = 0.02
+"""Each node waits for the one before it, so these intervals add up."""
+
+DROPPED_SECONDS = 2.0
+"""A node that has nothing of the package for so long has not kept it. It has nothing to show for a moment when it
+switches the ref, or has just begun again."""
 
 _log = structlog.get_logger("trionode.fetch")
 
@@ -64,21 +69,29 @@ class StreamFetcher:
         """Fetch a meeting's package, commit it once the zip was read whole, and return its manifest.
 
         From another node it is taken only if it begins as the master's package does, and has the digest that the node
-        has computed. Room is made before the first byte if the source sends a length, else while the file grows. Raises
-        `MeetingUnknown`, `OriginUnreachable`, `OriginError`, `PeerFailed`, `PackageRejected`, `NoSpace`. Nothing is
-        kept then: a stream cannot be resumed later, since the next one may have other bytes.
+        has computed, after that has compared it with its own source. Room is made before the first byte if the source
+        sends a length, else while the file grows. Raises `MeetingUnknown`, `OriginUnreachable`, `OriginError`,
+        `PeerFailed`, `PackageRejected`, `NoSpace`. Nothing is kept then: a stream cannot be resumed later, since the
+        next one may have other bytes.
         """
         async with self._sources.of_meeting(live) as sources:
             fetch = _Fetch(self, live)
             source = await fetch.receive(sources)
             live.complete()
-            manifest = await fetch.commit()
-            live.digest = manifest.digest
             try:
-                await _compare_digest(source, manifest.digest)
-            except PeerFailed as error:
-                sources.failed(error.node_id, error.failure, error.what)
+                manifest = await fetch.commit()
+            except PackageRejected as rejected:
+                if fetch.received > BEGINNING_BYTES:  # else the master's own bytes are the same
+                    await _judge(sources, source, None, why=rejected.reason)
                 raise
+            try:
+                await _judge(sources, source, manifest.digest)
+            except PeerFailed:
+                if all(ref.digest != manifest.digest for ref in self._store.refs()):
+                    await trio.to_thread.run_sync(self._store.remove, manifest.digest)
+                raise
+            # Not before: the nodes behind this one take it as confirmed by all before it.
+            live.digest = manifest.digest
             return manifest
 
     async def begin(self, meeting_id: str, size: int | None) -> StreamFill:
@@ -129,6 +142,11 @@ class _Fetch:
         self._live = live
         self._stream: StreamFill | None = None
 
+    @property
+    def received(self) -> int:
+        """Bytes of the package that have arrived."""
+        return 0 if self._stream is None else self._stream.size
+
     async def receive(self, sources: Sources[StreamSource]) -> StreamSource:
         """Receive the whole package, and return the source of its last bytes."""
         while True:
@@ -147,7 +165,7 @@ class _Fetch:
         return await self._fetcher.grow(self._stream, 0, self._stream.commit)
 
     async def _receive_from(self, source: StreamSource) -> None:
-        start = 0 if self._stream is None else self._stream.size
+        start = self.received
         async with source.open_stream(start) as body:
             parts = self._counted(source.name, body)
             first = b""
@@ -210,21 +228,44 @@ class _Fetch:
         raise OriginUnreachable(f"{at} of {start} bytes arrived")
 
 
-async def _compare_digest(source: StreamSource, digest: Digest) -> None:
-    """Compare a digest with the one that the source has computed, once it has. Raises `PeerFailed` if they differ."""
-    with trio.move_on_after(DIGEST_SECONDS):
-        while source.name != MASTER:
-            try:
-                found = await source.digest()
-            except PeerFailed as error:
-                # It has gone. The package begins as the master's does, and its members have their checksums.
-                _log.warning("a node does not confirm the package", node=source.name, why=error.what)
-                return
-            if found is not None:
-                if found != digest:
-                    raise PeerFailed(source.name, PeerFailure.LIED, "its package has another digest")
-                return
-            await trio.sleep(DIGEST_POLL_SECONDS)
+async def _judge(sources: Sources[StreamSource], source: StreamSource, digest: Digest | None, why: str = "") -> None:
+    """Compare a digest with the one that the source has computed, once it has. None: what came is no package, `why`.
+
+    Passes the source over and raises `PeerFailed` if they differ, or if it has not kept the package itself.
+    """
+    if source.name == MASTER:
         return
-    if source.name != MASTER:
-        _log.warning("a node does not confirm the package", node=source.name, why=f"no answer in {DIGEST_SECONDS:g} s")
+    try:
+        found = await _digest_of(source)
+    except PeerFailed as error:
+        if error.failure is PeerFailure.REFUSED and digest is not None:
+            sources.failed(error.node_id, error.failure, error.what)
+            raise
+        found, why = None, why or error.what
+    if found is not None and found != digest:
+        lied = PeerFailed(source.name, PeerFailure.LIED, why or "its package has another digest")
+        sources.failed(lied.node_id, lied.failure, lied.what)
+        raise lied
+    if found is None and digest is None:
+        sources.doubt(source.name, why)
+    elif found is None:
+        # It has gone. The package begins as the master's does, and its members have their checksums.
+        _log.warning("a node does not confirm the package", node=source.name, why=why)
+
+
+async def _digest_of(source: StreamSource) -> str:
+    """Return the digest that another node has computed, once it has. Raises `PeerFailed`."""
+    answered = began = trio.current_time()
+    while True:
+        now = trio.current_time()
+        try:
+            found = await source.digest()
+            if found is not None:
+                return found
+            answered = now
+        except PeerFailed as error:
+            if error.failure is not PeerFailure.REFUSED or now - answered > DROPPED_SECONDS:
+                raise
+        if now - began > DIGEST_SECONDS:
+            raise PeerFailed(source.name, PeerFailure.BUSY, f"no answer in {DIGEST_SECONDS:g} s")
+        await trio.sleep(DIGEST_POLL_SECONDS)

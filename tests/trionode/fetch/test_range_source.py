@@ -485,12 +485,13 @@ async def test_the_digest_of_a_stream_is_what_its_node_has_computed():
     async def answers(asked: Asked) -> None:
         await asked.answer(200, next(bodies), Content_Type="application/json")
 
-    bodies = iter([b'{"filled": 3}', b'{"digest": "%b"}' % DIGEST.encode(), b'{"digest": 1}', b"[", b"\xff"])
+    good = b'{"filled": 3, "digest": "%b"}' % DIGEST.encode()
+    bodies = iter([b'{"filled": 3}', good, b'{"filled": 0}', b'{"filled": 3, "digest": 1}', b"[", b"\xff"])
     async with serving(answers) as server, client_of(KINDS["PeerStream"], server.port) as client:
         source = client.stream_source()
         assert await source.digest() is None
         assert await source.digest() == DIGEST
-        for _ in range(3):
+        for _ in range(4):
             with pytest.raises(PeerFailed) as raised:
                 await source.digest()
             assert raised.value.failure is REFUSED

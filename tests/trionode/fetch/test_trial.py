@@ -75,7 +75,7 @@ class Trial:
         self.store = Store.open(tmp_path / "storage")
         self.live = LiveFill("m", self.manifest.digest, self.manifest.size)
         self.stats = PeerStats()
-        self.barred: set[str] = set()
+        self.faults: Counter[str] = Counter()
         self.used = Source(USED, content, RATE)
         self.other = Source(name, content, rate, fault)
         self.master = self.other if name == MASTER else Source(MASTER, content, 10 * RATE)
@@ -88,7 +88,7 @@ class Trial:
         def open_peer(peer: VersionNode, *, urgent: bool) -> Any:
             return peers[peer.node_id]
 
-        sources: Sources[Any] = Sources(route, live, self.master, open_peer, self.stats, self.barred)
+        sources: Sources[Any] = Sources(route, live, self.master, open_peer, self.stats, self.faults)
         sources.update([VersionNode(USED, "used:1", held=True)])
 
         async def watch() -> None:
@@ -173,5 +173,5 @@ async def test_a_trial_that_fails_costs_its_range_alone(tmp_path: Path, clock: M
     assert await trial.run() < trial.manifest.size / RATE + 0.5
     assert trial.live.source == USED
     assert len(trial.other.requested) == 1
-    assert trial.barred == ({OTHER} if name == OTHER else set())
+    assert set(trial.faults) == ({OTHER} if name == OTHER else set())
     assert trial.stats.wrong_bytes == Counter({OTHER: 1} if name == OTHER else {})
