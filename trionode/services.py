@@ -22,7 +22,7 @@ from .delivery.service import Delivery
 from .delivery.tickets import Tickets
 from .errors import StorageUnusable
 from .events import AutoResetEvent
-from .fetch.sources import Peers
+from .fetch.source_factory import Peers
 from .heartbeat.address import ReportedAddress
 from .heartbeat.builder import HeartbeatBuilder
 from .heartbeat.sender import HeartbeatSender

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .range_source import RangeSource
     from .room import MakeRoom
     from .routing import Choice
-    from .sources import SourceFactory, Sources
+    from .source_factory import SourceFactory
+    from .sources import Sources
 
 LANES = 2
 """Requests in flight: while one is on its way to the master, the body of the other uses the line."""

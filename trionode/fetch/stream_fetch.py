@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .live_fill import LiveFill
     from .range_source import StreamSource
     from .room import MakeRoom
-    from .sources import SourceFactory, Sources
+    from .source_factory import SourceFactory
+    from .sources import Sources
 
 APPEND_BYTES = 256 << 10
 """Bytes collected before a write: few enough for followers, enough to be worth a call in a worker thread."""

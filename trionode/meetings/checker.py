@@ -12,7 +12,7 @@ from store import NoSpace, count_files
 from ..errors import FillFailed
 from ..fetch.live_fill import LiveFill
 from ..fetch.manifest_fetch import ManifestFetcher
-from ..fetch.sources import Peers, SourceFactory
+from ..fetch.source_factory import Peers, SourceFactory
 from ..fetch.stream_fetch import StreamFetcher
 from .manifests import Manifests, NoManifests
 from .poll_plan import Check

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..fetch.live_fill import LiveFill
     from ..fetch.room import MakeRoom
-    from ..fetch.sources import Peers
+    from ..fetch.source_factory import Peers
     from ..master.client import Master
     from ..master.responses import MeetingList
     from ..upkeep.folder_watch import FolderWatch

@@ -21,7 +21,7 @@ from trionode.errors import FillFailed
 from trionode.events import Broadcast
 from trionode.fetch.live_fill import HOLD_BACK_BYTES, LiveFill
 from trionode.fetch.manifest_fetch import END_RECORD_BYTES, ManifestFetcher
-from trionode.fetch.sources import SourceFactory
+from trionode.fetch.source_factory import SourceFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

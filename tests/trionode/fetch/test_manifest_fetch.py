@@ -18,7 +18,7 @@ from tests.support.packages import make_documents, make_package
 from trionode.errors import OriginUnreachable
 from trionode.fetch.live_fill import LiveFill
 from trionode.fetch.manifest_fetch import WRITE_BYTES, ManifestFetcher
-from trionode.fetch.sources import SourceFactory
+from trionode.fetch.source_factory import SourceFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

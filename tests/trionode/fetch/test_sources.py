@@ -10,7 +10,8 @@ import pytest
 from master_shim.protocol import VersionNode
 from master_shim.protocol.chain import legacy_key, rank
 from trionode.fetch.live_fill import LiveFill
-from trionode.fetch.sources import MAX_FAULTS, SMALL_BYTES, Peers, SourceFactory
+from trionode.fetch.source_factory import SMALL_BYTES, Peers, SourceFactory
+from trionode.fetch.sources import MAX_FAULTS
 from trionode.stats import PeerStats
 
 
