@@ -63,11 +63,11 @@ class Client:
 
 
 @asynccontextmanager
-async def asking(port: int, path: str, *, method: str = "GET") -> AsyncIterator[Client]:
-    """Connect with a small receive buffer, and send a request."""
+async def asking(port: int, path: str, *, method: str = "GET", fields: bytes = b"") -> AsyncIterator[Client]:
+    """Connect with a small receive buffer, and send a request with more `fields`, each ended by CRLF."""
     sock = trio.socket.socket()
     sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, SMALL_BUFFER)
     await sock.connect(("127.0.0.1", port))
     async with trio.SocketStream(sock) as stream:
-        await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: x\r\n".encode() + fields + b"\r\n")
         yield Client(stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,17 @@ BLOCK = 4096
 
 
 class LocalMaster:
-    """A master with the shim in this process. `ranges` counts the requested ranges; it sends at `bytes_per_second`."""
+    """A master with the shim in this process. `ranges` counts the requested ranges; it sends at `bytes_per_second`.
+
+    Behind `allowed` bytes of packages it sends nothing until that is raised.
+    """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
         self.bytes_per_second = 0
+        self.allowed = sys.maxsize
+        self._sent = 0
         self.ranges: Counter[tuple[str, int, int]] = Counter()
         self._shim = MasterShim(DirectoryPackages(folder))
 
@@ -47,6 +53,9 @@ class LocalMaster:
 
     def _slowed(self, send: Any) -> Any:
         async def send_slowly(message: Any) -> None:
+            while message.get("body") and self._sent >= self.allowed:
+                await trio.sleep(0.01)
+            self._sent += len(message.get("body", b""))
             if self.bytes_per_second and message["type"] == "http.response.body":
                 await trio.sleep(len(message.get("body", b"")) / self.bytes_per_second)
             await send(message)
