@@ -104,11 +104,12 @@ def status(
 ) -> int:
     """Show the nodes, the meetings and the downloads of a running master."""
     from trionode.cli.output import StandardOutput, print_json
+    from trionode.master.tls import reason_of
 
     from . import remote_status
 
     try:
-        report = remote_status.fetch(url)
+        report = remote_status.fetch(url, reason_of)
     except remote_status.NoMaster as error:
         return _refuse(str(error), NOT_RUNNING)
     if as_json:
