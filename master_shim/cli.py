@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from .packages.source import ListedMeeting
 
+FAILED = 1
+"""Exit status if the output cannot be written."""
 WRONG_USAGE = 2
 """Exit status if the command cannot start."""
 NOT_RUNNING = 3
@@ -61,6 +63,7 @@ def serve(
     ] = 300.0,
 ) -> int:
     """Serve a folder of packages as a master: nodes register here, and tablets are redirected to them."""
+    from trionode.cli import discard_unwritten
     from trionode.logs import configure_logs
     from trionode.server.listeners import CannotListen, listen_tcp
 
@@ -85,7 +88,10 @@ def serve(
     with ExitStack() as stack:
         for listener in listeners:
             stack.enter_context(listener)
-        _announce(listeners, source.folder, meetings)
+        try:
+            _announce(listeners, source.folder, meetings)
+        except OSError:  # nobody reads it, or its disk is full
+            discard_unwritten()
         run(shim, listeners)
     return 0
 
@@ -98,11 +104,12 @@ def status(
 ) -> int:
     """Show the nodes, the meetings and the downloads of a running master."""
     from trionode.cli.output import StandardOutput, print_json
+    from trionode.master.tls import reason_of
 
     from . import remote_status
 
     try:
-        report = remote_status.fetch(url)
+        report = remote_status.fetch(url, reason_of)
     except remote_status.NoMaster as error:
         return _refuse(str(error), NOT_RUNNING)
     if as_json:
@@ -114,9 +121,9 @@ def status(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 for success, 2 after a usage error or if it cannot start, 3 if no master answers."""
-    from trionode.cli import discard_unwritten, replace_unencodable
+    from trionode.cli import discard_unwritten, prepare_streams
 
-    replace_unencodable()
+    prepare_streams()
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -124,13 +131,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _refuse(f"{error} (see master-shim --help)")
     except BrokenPipeError:
         status = UNREAD
+    except OSError:
+        reason = discard_unwritten()
+        if reason is None:
+            raise
+        status = _refuse(f"the output cannot be written: {reason}", FAILED)
     finally:
         discard_unwritten()
     sys.exit(status)
 
 
 def _refuse(message: str, status: int = WRONG_USAGE) -> int:
-    print(f"master-shim: {message}", file=sys.stderr)
+    from trionode.cli import print_error
+
+    print_error(f"master-shim: {message}")
     return status
 
 

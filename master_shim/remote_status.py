@@ -18,7 +18,7 @@ from .protocol import one_line
 from .registry import LATE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rich.console import Console
 
@@ -34,8 +34,11 @@ class NoMaster(Exception):
     """No master with the shim answers at the URL. The text says what does."""
 
 
-def fetch(url: str) -> dict[str, Any]:
-    """Return the status of the master at a URL, or at `host:port` by HTTP. Raises `NoMaster`."""
+def fetch(url: str, reason_of: Callable[[Exception], str] = str) -> dict[str, Any]:
+    """Return the status of the master at a URL, or at `host:port` by HTTP. Raises `NoMaster`.
+
+    `reason_of` says why a connection failed.
+    """
     absent = f"no master answers at {url}"
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     try:
@@ -48,7 +51,7 @@ def fetch(url: str) -> dict[str, Any]:
         with connection.getresponse() as answer:
             status, body = answer.status, answer.read(MAX_ANSWER_BYTES)
     except (OSError, ValueError) as error:
-        raise NoMaster(f"{absent} ({error})") from error
+        raise NoMaster(f"{absent} ({reason_of(error)})") from error
     except http.client.HTTPException as error:  # its text may be any bytes
         raise NoMaster(f"{absent} (but a program that does not speak HTTP)") from error
     finally:

@@ -51,7 +51,21 @@ def _why_not_toml(data: bytes, error: ValueError) -> str:
     before = lines[line - 1][: int(place[2]) if place else None]
     # A correct string may contain any character.
     found = lookalike(re.sub(r'"[^"]*"|\'[^\']*\'', "", before), colon="=")
+    found = found or _unquoted(lines[line - 1])
     return f"line {line} of this one has {found}" if found else f"this one is wrong: {error}"
+
+
+def _unquoted(line: str) -> str:
+    """Return how to write the text without quotes that a line has as its value; "" if it has none."""
+    given = re.fullmatch(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?", line)
+    if given is None:
+        return ""
+    try:
+        tomllib.loads(f"x = {given[2]}")
+    except tomllib.TOMLDecodeError:
+        quote = "'" if "\\" in given[2] else '"'
+        return f"text without quotes: write {given[1]} = {quote}{given[2]}{quote}"
+    return ""
 
 
 _QUOTES = {**dict.fromkeys("\u201c\u201d\u201e\u201f", '"'), **dict.fromkeys("\u2018\u2019\u201a\u201b", "'")}

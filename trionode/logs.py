@@ -6,8 +6,10 @@ The level is kept in the standard library's logger `trionode`, so it can change 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -39,6 +41,8 @@ class _StandardError:
 
 def configure_logs(level: str) -> None:
     """Write log lines of `level` (its name) and above to standard error."""
+    if sys.stderr is None:  # it was closed
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(name)s: %(message)s"))
     # Hypercorn writes its own lines; the root logger would write them a second time.

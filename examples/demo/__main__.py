@@ -22,7 +22,7 @@ from examples.demo.cluster import Cluster
 from examples.demo.processes import DemoError, Servers
 from examples.demo.show import Show
 from examples.demo.story import Story
-from trionode.cli import replace_unencodable
+from trionode.cli import prepare_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description="Demonstrate trionode.")
     parser.add_argument("--keep", action="store_true", help="keep the servers running until Ctrl-C")
     keep = parser.parse_args().keep
-    replace_unencodable()
+    prepare_streams()
     show = Show()
     show.opening(OPENING)
     with tempfile.TemporaryDirectory(prefix="trionode-demo-") as folder:

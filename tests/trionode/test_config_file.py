@@ -35,6 +35,13 @@ if TYPE_CHECKING:
         ("port = ８", "(FULLWIDTH DIGIT EIGHT): write 8 instead"),
         ("port\u3000= 1", r"'\u3000' (IDEOGRAPHIC SPACE)"),
         ('host = "“" x  # ：', "Expected newline or end of document after a statement"),
+        (
+            "port = 1\nmain_server = http://a:1 # x",
+            'line 2 of this one has text without quotes: write main_server = "http',
+        ),
+        ("node_address = 192.168.1.21:8001", 'write node_address = "192.168.1.21:8001"'),
+        ("max_bytes = 50G\n", 'write max_bytes = "50G"'),
+        ("storage_path = C:\\data", "write storage_path = 'C:\\data'"),
         ("port = 1\nport = 2", "Cannot overwrite a value"),
     ],
 )

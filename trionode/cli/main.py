@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
-from . import discard_unwritten, exits, replace_unencodable
+from . import discard_unwritten, exits, prepare_streams, print_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+UNWRITTEN = "the output cannot be written: {}"
 
 
 def _version() -> str:
@@ -48,7 +51,7 @@ for _name, _function in {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit status."""
-    replace_unencodable()
+    prepare_streams()
     try:
         # Help and version return nothing.
         status = cli(arguments) or exits.OK
@@ -58,8 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - `explain` raises bugs again
         from .explain import explain
 
-        sentence, status = explain(error)
-        print(f"trionode: {sentence}", file=sys.stderr)
+        reason = isinstance(error, OSError) and discard_unwritten()
+        if isinstance(error, OSError) and isinstance(error.__context__, cyclopts.CycloptsError):
+            status = exits.USAGE  # only the message about it could not be written
+        else:
+            sentence, status = (UNWRITTEN.format(reason), exits.FAILED) if reason else explain(error)
+            print_error(f"trionode: {sentence}")
     finally:
         discard_unwritten()
     return status

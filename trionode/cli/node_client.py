@@ -51,7 +51,7 @@ class NodeClient:
         except PermissionError:
             raise
         except (ConnectionError, FileNotFoundError) as error:
-            raise NodeGone(f"{self._absent} ({error})", exits.NOT_RUNNING) from error
+            raise NodeGone(f"{self._absent} ({reason_of(error)})", exits.NOT_RUNNING) from error
         except (OSError, ValueError) as error:
             raise CommandFailed(f"{self._absent} ({reason_of(error)})", exits.NOT_RUNNING) from error
         except http.client.HTTPException as error:

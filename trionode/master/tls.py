@@ -34,6 +34,11 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+CLOSED_UNANSWERED = ("Server disconnected without", "Remote end closed connection without")
+"""How httpcore and the standard library report a connection that was closed before an answer, as a server of https
+closes one of http."""
+
+
 def reason_of(error: BaseException) -> str:
     """Return why a connection failed: the text of the deepest cause that has one, or the name of `error`."""
     text = str(error)
@@ -54,4 +59,6 @@ def _text(error: BaseException) -> str:
         return f"certificate verify failed: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "the server does not speak TLS at this port: is the URL http, or the port another?"
+    if str(error).startswith(CLOSED_UNANSWERED):
+        return "the server closed the connection without an answer: if it speaks https at this port, say so in the URL"
     return str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import ssl
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from ..logs import set_level
 from ..node import Node
 from ..services import wait_for_ending_node
 from ..web.app import NodeApp
+from .certificates import CertificateInvalid, check_certificate
 from .hypercorn import ConnectionLimits, install
 from .hypercorn.control import ControlServer
 from .listeners import CannotListen, describe, listening
@@ -57,9 +57,10 @@ def serve(settings: Settings, read: Callable[[], Settings]) -> int:
     raise_open_files()
     warn_of_unknown_variables(os.environ)
     try:
-        hypercorn_config(settings.certfile, settings.keyfile).create_ssl_context()
-    except (OSError, ssl.SSLError) as error:
-        print(f"cannot use {settings.certfile} with {settings.keyfile}: {error}", file=sys.stderr)
+        if settings.certfile is not None and settings.keyfile is not None:
+            check_certificate(settings.certfile, settings.keyfile)
+    except CertificateInvalid as error:
+        print(f"cannot start: {error}", file=sys.stderr)
         return EXIT_USAGE
     try:
         # It still listens on the port.

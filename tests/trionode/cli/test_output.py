@@ -1,10 +1,9 @@
-"""What the commands do when whoever reads their output has left, as `head` does."""
+"""What the programs do when whoever reads their output has left, as `head` does, or it cannot be written."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import httpx
@@ -58,11 +57,6 @@ async def test_a_command_to_a_node_whose_output_is_not_read_ends_quietly(node: O
     assert await unread(*command) == (UNREAD, "")
 
 
-async def test_the_shim_whose_output_is_not_read_ends_quietly(folder: Path):
-    command = (sys.executable, "-m", "master_shim", "serve", "--host", "127.0.0.1", "--port", "0")
-    assert await unread(*command, "--packages", folder) == (UNREAD, "")
-
-
 @pytest.mark.parametrize("arguments", ["status", "status --json"])
 async def test_a_command_to_a_master_whose_output_is_not_read_ends_quietly(
     spawn: Spawner, folder: Path, arguments: str
@@ -71,8 +65,52 @@ async def test_a_command_to_a_master_whose_output_is_not_read_ends_quietly(
     assert await unread(BIN / "master-shim", *arguments.split(), master.url) == (UNREAD, "")
 
 
+# -- outputs that are closed, or on a full disk
+
+
+UNWRITABLE = {">/dev/full": "No space left on device", ">&-": "Bad file descriptor"}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("redirection", "why"), UNWRITABLE.items())
+@pytest.mark.parametrize(
+    "command", ["trionode ls", "trionode --help", "trionode export m1 -", "trionode verify", "master-shim --help"]
+)
+def test_a_command_whose_output_cannot_be_written_says_so(
+    run: Run, storage: Path, package: Package, command: str, redirection: str, why: str, unbuffered: str
+):
+    assert run("import", package.path, "--meeting", "m1")[0] == 0
+    done = shell(f"{BIN}/{command} {redirection}", STORAGE_PATH=str(storage), PYTHONUNBUFFERED=unbuffered)
+    program = command.partition(" ")[0]
+    assert (done.returncode, done.stderr) == (1, f"{program}: the output cannot be written: {why}\n")
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize(
+    ("command", "status"), [("trionode ls", 0), ("trionode ls --wrong", 2), ("master-shim serve --packages /none", 2)]
+)
+def test_messages_that_cannot_be_written_change_no_status(
+    run: Run, storage: Path, package: Package, command: str, status: int, redirection: str
+):
+    assert run("import", package.path, "--meeting", "m1")[0] == 0
+    done = shell(f"{BIN}/{command} {redirection}", STORAGE_PATH=str(storage))
+    assert done.returncode == status
+    assert ("m1" in done.stdout) == (status == 0)
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", command]  # type: ignore[assignment]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | env)
+
+
+UNLOGGED = {"not read": "2>&$writer >&$writer", "full": "2>/dev/full >/dev/full", "closed": "<&- 2>&- >&-"}
+
+
+@pytest.mark.parametrize("redirection", UNLOGGED.values(), ids=UNLOGGED)
 @pytest.mark.parametrize("program", ["node", "master-shim"])
-async def test_a_server_whose_log_is_not_read_serves_on(tmp_path: Path, folder: Path, program: str):
+async def test_a_server_whose_log_cannot_be_written_serves_on(
+    tmp_path: Path, folder: Path, program: str, redirection: str
+):
     port = free_port()
     address = ("--host", "127.0.0.1", "--port", str(port))
     command = {
@@ -89,7 +127,8 @@ async def test_a_server_whose_log_is_not_read_serves_on(tmp_path: Path, folder: 
     }[program]
     reader, writer = os.pipe()
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=writer, env=buffered)
+    script = f'exec "$@" {redirection.replace("$writer", str(writer))}'
+    process = subprocess.Popen(["bash", "-c", script, "-", *map(str, command)], pass_fds=[writer], env=buffered)
     try:
         os.close(writer)
         os.close(reader)

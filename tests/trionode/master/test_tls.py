@@ -124,9 +124,30 @@ async def test_reasons_of_failed_connections_are_in_words(tmp_path: Path):
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, plain, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
         with pytest.raises(OriginUnreachable, match="does not speak TLS"):
-            await poll(f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+            await poll(f"https://127.0.0.1:{port}")
+        assert "does not speak TLS" in await status_of(f"https://127.0.0.1:{port}")
         nursery.cancel_scope.cancel()
+    async with serving_tls(elsewhere) as url:
+        plain_url = url.replace("https", "http")
+        with pytest.raises(OriginUnreachable, match=r"if it speaks https at this port, say so in the URL$"):
+            await poll(plain_url)
+        assert "if it speaks https at this port" in await status_of(plain_url)
+
+
+async def status_of(url: str) -> str:
+    """Return what both status commands say of a URL at which neither program answers."""
+    said = ""
+    for program in ("trionode", "master-shim"):
+        done = await trio.run_process(
+            [str(BIN / program), "status", url], capture_stdout=True, capture_stderr=True, check=False
+        )
+        assert done.returncode == 3
+        assert done.stderr.count(b"\n") == 1
+        assert not said or done.stderr.decode().partition(" (")[2] == said.partition(" (")[2]
+        said = done.stderr.decode()
+    return said
 
 
 @pytest.mark.parametrize(

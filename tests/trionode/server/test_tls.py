@@ -196,10 +196,33 @@ def test_a_certificate_without_its_key_is_refused(certificate: Certificate, miss
     assert f"'{missing}'" in done.stderr
 
 
-def test_a_certificate_that_cannot_be_used_is_refused(certificate: Certificate):
-    done = run_serve("--certfile", certificate.key, "--keyfile", certificate.key)
+UNUSABLE = {
+    "exchanged": ("key", "cert", "certfile and keyfile are exchanged"),
+    "a key in both": ("key", "key", "has no certificate in PEM"),
+    "a certificate in both": ("cert", "cert", "has no private key in PEM"),
+    "a certificate in DER": ("der", "key", "convert this one (openssl x509 -inform der"),
+    "a passphrase": ("cert", "locked", "has a passphrase, which nobody can enter here: write the key without it"),
+    "an old passphrase": ("cert", "locked_pkcs1", "has a passphrase"),
+    "another key": ("cert", "other", "is not the key of the first certificate"),
+    "half of a certificate": ("half", "key", "a file is damaged or incomplete"),
+    "no file": ("none", "key", "none cannot be read: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("cert", "key", "sentence"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_certificate_that_cannot_be_used_is_refused_in_one_sentence(
+    certificate: Certificate, tmp_path: Path, cert: str, key: str, sentence: str
+):
+    (tmp_path / "other").mkdir()
+    paths = {"cert": certificate.cert, "key": certificate.key, "other": Certificate(tmp_path / "other").key}
+    paths |= {name: tmp_path / name for name in ("der", "locked", "locked_pkcs1", "half", "none")}
+    pem = certificate.cert.read_text()
+    paths["der"].write_bytes(ssl.PEM_cert_to_DER_cert(pem[: pem.index("-----END")] + "-----END CERTIFICATE-----\n"))
+    paths["half"].write_text(pem[: len(pem) // 2])
+    openssl = ["openssl", "pkey", "-in", str(certificate.key), "-aes128", "-passout", "pass:x"]
+    subprocess.run([*openssl, "-out", str(paths["locked"])], check=True)
+    subprocess.run([*openssl, "-traditional", "-out", str(paths["locked_pkcs1"])], check=True)
+    done = run_serve("--certfile", paths[cert], "--keyfile", paths[key])
     assert done.returncode == 2
-    assert str(certificate.key) in done.stderr
-    done = run_serve("--certfile", "/nowhere/cert.pem", "--keyfile", certificate.key)
-    assert done.returncode == 2
-    assert "/nowhere/cert.pem" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr

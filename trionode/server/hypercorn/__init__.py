@@ -42,7 +42,7 @@ def install(limits: ConnectionLimits) -> bool:
         _log.warning("unknown version of Hypercorn; packages are sent without zero-copy", version=found)
         return False
     hypercorn.protocol.H11Protocol = LenientH11Protocol  # type: ignore[attr-defined,assignment]
-    hypercorn.protocol.H2Protocol = IdlingH2Protocol  # type: ignore[attr-defined]
+    hypercorn.protocol.H2Protocol = IdlingH2Protocol  # type: ignore[attr-defined,assignment]
     hypercorn.protocol.h2.StreamBuffer = BoundedStreamBuffer  # type: ignore[misc]
     trio_connection = functools.partial(Connection, limits)
     hypercorn.trio.run.TCPServer = trio_connection  # type: ignore[attr-defined,assignment]

@@ -41,7 +41,7 @@ def log_failed_accepts_once_a_minute(loop: asyncio.AbstractEventLoop) -> None:
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         nonlocal warned_at
-        if context["message"] != ACCEPT_FAILED:
+        if context.get("message") != ACCEPT_FAILED:
             (earlier or type(loop).default_exception_handler)(loop, context)
         elif loop.time() - warned_at >= WARN_SECONDS:
             warned_at = loop.time()
@@ -88,7 +88,8 @@ class AsyncioConnection(TCPServer):
         if not isinstance(event, Closed) or self.reader.at_eof() or not self.writer.can_write_eof():
             await super().protocol_send(event)
         elif not self.writer.is_closing():
-            self.writer.write_eof()
+            with suppress(OSError):  # the client has reset the connection, and the loop does not know it yet
+                self.writer.write_eof()
             await self.protocol.handle(event)
             await self.idle_task.restart(self._task_group, self._idle_timeout)
 

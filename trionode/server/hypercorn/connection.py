@@ -67,8 +67,7 @@ class Connection(TCPServer):
     async def run(self) -> None:
         """Serve the connection; when the server cancels it, close it without waiting for the client.
 
-        A crash ends only this connection. In Hypercorn it ends the server, and a request can cause one (measured: an
-        upgrade to h2c with unreadable settings).
+        A crash ends only this connection. In Hypercorn it ends the server.
         """
         if not self._limits.try_open():
             await self._refuse()

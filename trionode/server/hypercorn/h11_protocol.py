@@ -7,7 +7,6 @@ of the answer to that request. RFC 9112 says to ignore them (9.6), and an empty 
 from __future__ import annotations
 
 import http
-import json
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -16,7 +15,7 @@ from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
-from master_shim.protocol import cors
+from .refusal import error_answer
 
 if TYPE_CHECKING:
     import hypercorn.events
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 """Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
-
-DETAILS = {
-    400: "The request is not valid HTTP",
-    431: "The head of the request is too large",
-    501: "The transfer encoding of the request is not supported",
-}
-"""The texts of the errors that are found before the application; others have their reason phrase."""
 
 EMPTY_ERROR = [(b"content-length", b"0"), (b"connection", b"close")]
 """The header fields of Hypercorn's own errors, which have no body."""
@@ -79,6 +71,14 @@ class LenientH11Protocol(H11Protocol):
 
         self._reading_ended = False
         self._refused = False
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Change to HTTP/2 after its preface, but not by an upgrade, which RFC 9113 has removed (3.1).
+
+        HTTP/1.1 has the faster way for packages, and an upgrade with invalid settings crashed the connection.
+        """
+        if event.method == b"PRI" and not event.headers:
+            await super()._check_protocol(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
         """Pass a request to the application, without a wish for a websocket (RFC 9110, 7.8): none has one.
@@ -128,16 +128,8 @@ class LenientH11Protocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """Answer with an error in the form of all others: JSON that any page may read."""
-        detail = DETAILS.get(status_code) or http.HTTPStatus(status_code).phrase
-        body = json.dumps({"detail": detail}).encode()
-        headers = [
-            *self.config.response_headers("h11"),
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            (b"connection", b"close"),
-            *cors.HEADERS,
-        ]
+        fields, body = error_answer(status_code)
+        headers = [*self.config.response_headers("h11"), *fields, (b"connection", b"close")]
         head_only = isinstance(self.stream, HTTPStream) and self.stream.scope["method"] == "HEAD"
         answer = (
             h11.Response(status_code=status_code, headers=headers),

@@ -12,6 +12,11 @@ from hypercorn.protocol.h2 import BUFFER_LOW_WATER, StreamBuffer
 class BoundedStreamBuffer(StreamBuffer):
     """A buffer whose sender is resumed when less than `BUFFER_LOW_WATER` bytes are left."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the answer was put into it to its end."""
+        return self._complete
+
     async def pop(self, max_length: int) -> bytes:
         """Take up to `max_length` bytes out of the buffer."""
         length = min(len(self.buffer), max_length)

@@ -94,26 +94,6 @@ async def test_an_idle_connection_is_closed_after_its_answer(
     assert received.partition(b"\r\n\r\n")[2] == package.path.read_bytes()
 
 
-@pytest.mark.parametrize("how", ["serve", "hypercorn-trio"])
-async def test_an_upgrade_that_fails_ends_no_other_connection(start_node: StartNode, how: Start):
-    node = start_node("http://127.0.0.1:1", how=how)
-    await node.until_up()
-    other = await trio.open_tcp_stream("127.0.0.1", node.port)
-    async with other:
-        await other.send_all(b"GET /health HTTP/1.1\r\n")
-        for settings in (b"AAAA", b"!", b"", b"AAMAAABkAAQCAAAAAAIAAAA"):
-            fields = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: " + settings
-            stream = await trio.open_tcp_stream("127.0.0.1", node.port)
-            async with stream:
-                await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n\r\n")
-                with trio.fail_after(15):
-                    await stream.receive_some(1024)
-        await other.send_all(b"Host: x\r\n\r\n")
-        with trio.fail_after(15):
-            assert (await other.receive_some(1024)).startswith(b"HTTP/1.1 200")
-    assert node.process.returncode is None
-
-
 async def test_a_connection_above_the_limit_is_refused_until_another_has_ended(start_node: StartNode):
     node = start_node("http://127.0.0.1:1", max_connections=3)
     await node.until_up()

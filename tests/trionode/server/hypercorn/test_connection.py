@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 import h2.config
 import h2.connection
 import h2.events
+import hypercorn.protocol
 import pytest
 import trio
 import trio.testing
+from hypercorn.events import RawData
 from structlog.testing import capture_logs
 
 from tests.support.waiting import eventually
 from tests.support.worker import LAST_REQUEST, exchange, read_all, serving
 from trionode.delivery.send import ZERO_COPY
+from trionode.server.hypercorn.h11_protocol import LenientH11Protocol
 from trionode.server.hypercorn.refusal import REFUSAL
 from trionode.server.hypercorn.sendfile import FREE_BYTES
 
 if TYPE_CHECKING:
+    from hypercorn.events import Event
+
     from trionode.server.hypercorn import ConnectionLimits
 
 KEPT_ALIVE_REQUEST = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -335,12 +340,19 @@ async def test_the_end_of_the_server_closes_idle_connections_at_once(limits: Con
     assert limits.open_connections == 0
 
 
-async def test_a_request_that_crashes_hypercorn_ends_only_its_connection(limits: ConnectionLimits):
-    # Three bytes are no setting.
-    upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA\r\n\r\n"
+async def test_a_request_that_crashes_hypercorn_ends_only_its_connection(
+    limits: ConnectionLimits, monkeypatch: pytest.MonkeyPatch
+):
+    class Crashing(LenientH11Protocol):
+        async def handle(self, event: Event) -> None:
+            if isinstance(event, RawData) and event.data.startswith(b"crash"):
+                raise RuntimeError
+            await super().handle(event)
+
+    monkeypatch.setattr(hypercorn.protocol, "H11Protocol", Crashing)
     async with serving(answer_ok, keep_alive_seconds=1000) as port:
         with capture_logs() as lines:
-            await exchange(port, upgrade)
+            await exchange(port, "crash")
         assert [line["event"] for line in lines] == ["a connection crashed and is closed"]
         assert (await exchange(port, LAST_REQUEST)).endswith(b"ok")
         await eventually(lambda: limits.open_connections == 0)
