@@ -169,6 +169,8 @@ class _Lanes:
             with trial:
                 choice = await self._sources.trial()
                 end.extend(schedule.take_end(TRIAL_BYTES))
+                if not end:
+                    return  # every range has been requested
                 trial.deadline = trio.current_time() + TRIAL_SECONDS
                 await self._try_source(choice, end)
             if end:
