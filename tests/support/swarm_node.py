@@ -19,7 +19,7 @@ from trionode.delivery.peers import PeerRequests
 from trionode.errors import FillFailed, NodeError, NotBehind, PeerFailed, PeerFailure, PeersBusy
 from trionode.fetch.live_fill import LiveFill
 from trionode.fetch.manifest_fetch import ManifestFetcher
-from trionode.fetch.sources import Peers, SourceFactory
+from trionode.fetch.source_factory import Peers, SourceFactory
 from trionode.peers.client import CALL_SECONDS
 from trionode.peers.directory import Directory
 from trionode.stats import PeerStats

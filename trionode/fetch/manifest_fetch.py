@@ -15,7 +15,7 @@ from store import ChunkMismatch, PackageRejected, StoreError, VersionPresent, ch
 from ..backoff import retry_seconds
 from ..errors import NodeError, OriginError, OriginUnreachable, PeerFailed, PeerFailure, VersionGone
 from .room import begin_with_room, call_with_room
-from .routing import MASTER, TRIAL_BYTES, TRIAL_SECONDS
+from .routing import MASTER, TRIAL_SECONDS, Choice
 from .scheduler import Schedule
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .live_fill import LiveFill
     from .range_source import RangeSource
     from .room import MakeRoom
-    from .routing import Choice
     from .source_factory import SourceFactory
     from .sources import Sources
 
@@ -155,24 +154,24 @@ class _Lanes:
     async def run(self, schedule: Schedule) -> None:
         """Fetch all of `schedule`, first what clients wait for. The first error stops all lanes and is raised."""
         failed: list[Exception] = []
-        trial = trio.CancelScope()
+        scope = trio.CancelScope()
 
         async def run_lane() -> None:
             while schedule:
                 async with _Turn(self._asking) as turn:
                     if schedule:
                         await self._fetch_batch(deque(schedule.take(self._live.waiting_offsets())), turn)
-            trial.cancel()  # only its chunks are left
+            scope.cancel()  # only its chunks are left
 
         async def compare_sources() -> None:
             end: deque[Chunk] = deque()
-            with trial:
-                choice = await self._sources.trial()
-                end.extend(schedule.take_end(TRIAL_BYTES))
+            with scope:
+                trial = await self._sources.trial()
+                end.extend(schedule.take_end(trial.size))
                 if not end:
                     return  # every range has been requested
-                trial.deadline = trio.current_time() + TRIAL_SECONDS
-                await self._try_source(choice, end)
+                scope.deadline = trio.current_time() + TRIAL_SECONDS
+                await self._try_source(trial.source, end)
             if end:
                 async with _Turn(self._asking) as turn:
                     await self._fetch_batch(end, turn)
@@ -190,19 +189,17 @@ class _Lanes:
         if failed:
             raise failed[0]
 
-    async def _try_source(self, choice: Choice, missing: deque[Chunk]) -> None:
+    async def _try_source(self, name: str, missing: deque[Chunk]) -> None:
         """Compare a source with the one in use by fetching the `missing` chunks from it. Some remain if it fails."""
         # From the request on: what is left when half has arrived may be here already, and be read at any rate.
         size, began = sum(chunk.size for chunk in missing), trio.current_time()
         try:
-            with self._sources.requesting(choice.source):
-                await self._fetch_chunks(self._sources.source(choice), missing, _Turn(self._asking))
+            with self._sources.requesting(name):
+                await self._fetch_chunks(self._sources.source(Choice(name)), missing, _Turn(self._asking))
         except PeerFailed as error:
             self._sources.failed(error.node_id, error.failure, error.what)
         except (OriginUnreachable, OriginError, ChunkMismatch) as error:
-            _log.warning(
-                "trial failed", meeting=self._live.meeting_id, source=choice.source or "master", why=str(error)
-            )
+            _log.warning("trial failed", meeting=self._live.meeting_id, source=name or "master", why=str(error))
         if not missing:
             self._sources.compared(size, trio.current_time() - began)
 

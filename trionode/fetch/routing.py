@@ -41,9 +41,13 @@ MAX_LOSSES = 4
 """A node whose connections broke so often is not asked again for this version, although it answers."""
 
 TRIAL_BYTES = 1 << 20
-"""Size of the one range that is requested from another source to compare its rate: 1.6 % of a package of 64 MB.
+"""Size limit of the one range that is requested from another source to compare its rate: 1.6 % of 64 MB.
 
-With 256 KiB the connection's start took most of the time, and a source four times as fast was not found to be so."""
+With 256 KiB at 40 Mbit/s the start of the connection took most of the time, and a source four times as fast was not
+found to be so."""
+
+TRIAL_SHARE_SECONDS = 0.75
+"""The source in use sends so much in this time, if that is less: the master may be slow, too."""
 
 TRIAL_SECONDS = 4.0
 """A trial is made if the rest would take longer than this, and ends after this time."""
@@ -54,6 +58,13 @@ class Choice(NamedTuple):
 
     source: str
     urgent: bool = False
+
+
+class Trial(NamedTuple):
+    """A request of up to `size` bytes to another source, whose rate is to be reported with `compared`."""
+
+    source: str
+    size: int
 
 
 class _Rate:
@@ -179,8 +190,8 @@ class Route:
             self.slow = True
         return progress.slow
 
-    def trial(self, now: float) -> Choice | None:
-        """Return a source that has the whole version, to compare its rate with `compared`; None: not needed.
+    def trial(self, now: float) -> Trial | None:
+        """Return a trial of a source that has the whole version; None: not needed.
 
         A node that fetches from another one compares itself with it, and says so if it is slow. One that fetches from
         the master, or has the whole version, has nothing to compare itself with: only a trial shows that it is slow.
@@ -193,7 +204,7 @@ class Route:
             return None
         self._tried = True
         others = (node for node in self._holders if node != self._current and self._usable(node, now))
-        return Choice(next(others, MASTER))
+        return Trial(next(others, MASTER), min(TRIAL_BYTES, int(TRIAL_SHARE_SECONDS * rate)))
 
     def compared(self, rate: float) -> bool:
         """Return whether the current source is slow, after a trial of another one with `rate` bytes per second."""

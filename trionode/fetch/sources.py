@@ -13,7 +13,7 @@ import trio
 from ..errors import PeerFailed, PeerFailure
 from ..peers.directory import by_id
 from ..stats import PeerStats
-from .routing import MASTER, Choice, Route
+from .routing import MASTER, Choice, Route, Trial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -71,7 +71,7 @@ class Sources(Generic[S]):
         self._faults = Counter() if faults is None else faults
         self._nodes: dict[str, VersionNode] = {}
         self._requests: dict[trio.CancelScope, str] = {}
-        self._trial = Choice(MASTER)
+        self._trial = Trial(MASTER, 0)
         self._trial_due = trio.Event()
 
     def update(self, nodes: list[VersionNode]) -> None:
@@ -93,12 +93,12 @@ class Sources(Generic[S]):
         if self.route.observe(progress, self._live.filled, now):
             self.failed(self._live.source, PeerFailure.SLOW, "it says that its own source is more than twice as fast")
         self._live.slow = self.route.slow
-        if (choice := self.route.trial(now)) is not None:
-            self._trial = choice
+        if (trial := self.route.trial(now)) is not None:
+            self._trial = trial
             self._trial_due.set()
 
-    async def trial(self) -> Choice:
-        """Wait until another source should be compared with the one in use, and return it. Perhaps there never is."""
+    async def trial(self) -> Trial:
+        """Wait until another source should be compared with the one in use, perhaps for ever, and return the trial."""
         await self._trial_due.wait()
         return self._trial
 

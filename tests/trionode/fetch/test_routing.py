@@ -19,9 +19,11 @@ from trionode.fetch.routing import (
     MAX_LOSSES,
     RATE_SECONDS,
     TRIAL_SECONDS,
+    TRIAL_SHARE_SECONDS,
     URGED_SECONDS,
     Choice,
     Route,
+    Trial,
 )
 
 SIZE = 64 << 20
@@ -335,7 +337,9 @@ def test_another_source_is_tried_once_if_nothing_else_tells_whether_this_one_is_
         assert route.choose(0.0) == Choice(nearest)
         for now in range(4):
             route.observe(progress, now * MB // 2, float(now))
-        assert route.trial(4.0) == Choice(MASTER), "no other node has the whole version"
+        assert route.trial(4.0) == Trial(MASTER, int(TRIAL_SHARE_SECONDS * MB / 2)), (
+            "no other node has the whole version"
+        )
         assert route.trial(4.0) is None, "once"
         assert route.choose(4.0) == Choice(nearest)
         assert not route.compared(MB), "not more than twice as fast"
@@ -352,7 +356,7 @@ def test_a_node_that_has_the_whole_version_is_tried_before_the_master_is():
             route.failed(other, failure, 0.0)
         for now in range(4):
             route.observe(FillProgress(SIZE, SIZE, held=True), now * MB, float(now))
-        assert route.trial(4.0) == Choice(other if tried else MASTER)
+        assert route.trial(4.0) == Trial(other if tried else MASTER, int(TRIAL_SHARE_SECONDS * MB))
 
 
 def test_nothing_is_tried_while_the_source_compares_itself_or_the_rest_is_short_or_the_size_or_rate_is_unknown():
@@ -392,6 +396,8 @@ def test_a_node_that_has_lost_its_source_is_not_slow_for_the_time_it_waited():
         assert not route.observe(FillProgress(now * MB, SIZE, source=MASTER), now * MB, float(now))
         assert route.trial(float(now)) is None, "there is no rate of its new source yet"
     route.observe(FillProgress(6 * MB, SIZE, source=MASTER), 6 * MB, 6.0)
-    assert route.trial(6.0) == Choice(MASTER)
+    trial = route.trial(6.0)
+    assert trial is not None
+    assert trial.source == MASTER
     assert not route.compared(2 * MB), "that it waited for its old source is forgotten"
     assert route.choose(6.0) == Choice(nearest)
