@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,19 +40,22 @@ def _version() -> str:
 app = App(name="master-shim", help="A small master that sends tablets to the nodes of a LAN.", version=_version)
 
 
+TrustedProxies = Annotated[
+    str,
+    Parameter(
+        help="Proxies whose X-Forwarded-* and Forwarded fields are believed: addresses and networks, with commas "
+        "between them, such as 192.168.1.5,10.0.9.0/24. Without it: those on this machine."
+    ),
+]
+
+
 @app.command
 def serve(
     *,
     packages: Annotated[Path, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
     host: Annotated[str, Parameter(help="Address to listen on, or a name: then all its addresses.")] = "0.0.0.0",
     port: Annotated[int, Parameter(help="Port to listen on; 0 chooses a free one.")] = 8000,
-    trusted_proxies: Annotated[
-        str | None,
-        Parameter(
-            help="Proxies whose X-Forwarded-* and Forwarded fields are believed: addresses and networks, with commas "
-            "between them, such as 192.168.1.5,10.0.9.0/24. Without it: those on this machine."
-        ),
-    ] = None,
+    trusted_proxies: TrustedProxies | None = None,
     keep_seconds: Annotated[
         float,
         Parameter(
@@ -88,10 +91,9 @@ def serve(
     with ExitStack() as stack:
         for listener in listeners:
             stack.enter_context(listener)
-        try:
+        with suppress(OSError):  # nobody reads it, or its disk is full
             _announce(listeners, source.folder, meetings)
-        except OSError:  # nobody reads it, or its disk is full
-            discard_unwritten()
+        discard_unwritten()
         run(shim, listeners)
     return 0
 
