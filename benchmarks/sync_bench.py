@@ -43,8 +43,8 @@ class Plan:
     rounds: int = 3
     counts: tuple[int, ...] = (2, 4, 8, 16)
     """Numbers of nodes that start together."""
-    alone_counts: tuple[int, ...] = (2, 4, 8, 16)
-    """For which of them it is measured, too, what nodes do without each other."""
+    alone_counts: tuple[int, ...] = (2, 4, 8)
+    """For which of them it is measured, too, what nodes do without each other: as many copies as nodes."""
     legacy_counts: tuple[int, ...] = (2, 4, 8, 16)
     many: int = 8
     """Number of nodes of all other works."""
