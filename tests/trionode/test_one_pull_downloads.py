@@ -61,7 +61,7 @@ async def test_nodes_do_not_wait_for_the_permits_of_tablets(room: Room, package:
         assert (answer.status_code, digest_of(answer.content)) == (200, package.digest), room.fleet.log(name)
         done.append(name)
 
-    await room.fleet.start(*FOUR, max_downloads=1, queue_seconds=60)
+    await room.fleet.start(*FOUR, max_downloads=1, queue_seconds=20)
     async with trio.open_nursery() as nursery:
         await room.begin(package, rate=2e6)
         for name in FOUR * 2:  # one has the permit until the package is whole, and one waits for it

@@ -390,7 +390,7 @@ async def check_fault(
         server.script = right
         await client.read()
         assert client.received == kind.wanted
-        assert client.transport._retired == [], "no connection was leaked"
+        assert not client.transport._in_use, "no connection was leaked"
         assert server.connections <= FEW
 
 

@@ -313,7 +313,7 @@ async def test_clients_follow_a_slow_fill_and_the_master_sends_one_copy(
     fakes: FakeFactory, folder: Path, start_node: StartNode
 ):
     package = make_package(folder / "m1.zip", make_documents(4, 1_000_000), level=1)
-    master = fakes.master(folder, bytes_per_second=2_000_000)
+    master = fakes.master(folder, bytes_per_second=500_000)
     node = start_node(master.url)
     await node.until_up()
     started = master.start("m1")

@@ -92,15 +92,15 @@ async def test_what_has_no_effect_is_logged(start_node: StartNode, tmp_path: Pat
     settings = {
         "max_byte": "1",
         "zzzzzzzzzzzz": "1",
-        "certfile": tmp_path / "cert.pem",
-        "keyfile": tmp_path / "key.pem",
         "host": "192.0.2.1",
         "drain_seconds": 20,
         "progress_seconds": 31,
     }
+    certificate = {"TRIONODE_CERTFILE": str(tmp_path / "cert.pem"), "TRIONODE_KEYFILE": str(tmp_path / "key.pem")}
     if how == "serve":
         settings = {"max_byte": "1", "zzzzzzzzzzzz": "1", "unix_socket": tmp_path / "node.sock"}
-    node = start_node("http://127.0.0.1:1", how=how, **settings)
+        certificate = {}
+    node = start_node("http://127.0.0.1:1", how=how, env=certificate, **settings)
     await node.until_logged("clients reach this node")
     log = node.process.log()
     unknown = [line for line in log.splitlines() if "unknown environment variable; it sets nothing" in line]
