@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter, validators
 
 from .errors import FolderMissing, FolderUnreadable
+from .packages import KEEP_SECONDS
 
 if TYPE_CHECKING:
     import socket
@@ -63,7 +64,7 @@ def serve(
             "share is.",
             validator=validators.Number(gte=0),
         ),
-    ] = 300.0,
+    ] = KEEP_SECONDS,
 ) -> int:
     """Serve a folder of packages as a master: nodes register here, and tablets are redirected to them."""
     from trionode.cli import discard_unwritten

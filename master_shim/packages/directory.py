@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from ..errors import FolderInDoubt, FolderMissing, FolderUnreadable
 from ..protocol import UNREADABLE, is_meeting_id, one_line, why_no_meeting_id
+from . import KEEP_SECONDS
 from .source import ListedMeeting
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("master_shim.packages")
 
-KEEP_SECONDS = 300.0
-"""A share that was unmounted by mistake is back within this time."""
 MAX_DETAILS_BYTES = 4 * 1024 * 1024
 """A larger `<id>.json` is a mistake: it is logged and not read."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from master_shim import DirectoryPackages, MasterShim
-from master_shim.packages.directory import KEEP_SECONDS
+from master_shim.packages import KEEP_SECONDS
 from tests.support.shim_app import API, Clock, client_of, heartbeat, put
 
 if TYPE_CHECKING:
