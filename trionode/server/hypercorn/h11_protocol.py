@@ -51,7 +51,13 @@ class LenientConnection(h11.Connection):
         if self.their_state is h11.IDLE:
             received = bytes(self._receive_buffer)
             self._receive_buffer.maybe_extract_at_most(len(received) - len(received.lstrip(b"\r\n")))
-        return super().next_event()
+        event = super().next_event()
+        if isinstance(event, h11.Request) and {b"content-length", b"transfer-encoding"} <= {
+            n for n, _ in event.headers
+        }:
+            # A proxy in front may have taken the other one for the body's end, and what follows for a part of the body.
+            self._cstate.process_keep_alive_disabled()
+        return event
 
     def send_with_data_passthrough(self, event: Event) -> list[bytes] | None:
         """Return the bytes of an event, with the reason phrase of a status."""
