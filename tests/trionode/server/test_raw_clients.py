@@ -96,6 +96,13 @@ def test_a_request_with_two_lengths_is_the_last_of_its_connection(server: Server
     assert answer.fields["connection"] == "close"
 
 
+def test_https_at_a_port_of_http_is_logged(server: Server):
+    hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(200)
+    for _ in range(3):
+        assert server.exchange(hello).status == 400
+    assert server.process.log().count("a client speaks https to this port, which speaks http") == 1
+
+
 # -- clients that close their sending side after the request
 
 

@@ -15,7 +15,7 @@ from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
-from .refusal import error_answer
+from .refusal import error_answer, warn_of_scheme
 
 if TYPE_CHECKING:
     import hypercorn.events
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 """Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
+
+TLS_HELLO = b"\x16\x03"
+"""What a client of https sends first."""
 
 EMPTY_ERROR = [(b"content-length", b"0"), (b"connection", b"close")]
 """The header fields of Hypercorn's own errors, which have no body."""
@@ -107,6 +110,8 @@ class LenientH11Protocol(H11Protocol):
         """
         if isinstance(event, RawData):
             self._reading_ended = not event.data
+            if event.data.startswith(TLS_HELLO) and self.connection.their_state is h11.IDLE:
+                warn_of_scheme("https", "http")
         elif isinstance(event, Closed):
             if self._reading_ended and self._answering:
                 self._reading_ended = False
