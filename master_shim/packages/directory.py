@@ -58,8 +58,9 @@ class DirectoryPackages:
         self.folder = Path(folder).absolute()
         self._keep_seconds = keep_seconds
         self._clock = clock
-        if not self.folder.is_dir():
-            raise FolderMissing(str(self.folder))
+        # An empty path, as of a variable that is not set, would mean the current folder, with all its zip files.
+        if not os.fspath(folder) or not self.folder.is_dir():
+            raise FolderMissing(str(self.folder) if os.fspath(folder) else "''")
         self._prefix = f"{self.folder}/"
         self._names: dict[str, str] = {}  # id -> name of its file, when the folder was listed last
         self._listed: _FolderState | None = None  # the folder's state then
