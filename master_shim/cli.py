@@ -8,16 +8,17 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import ExitStack, suppress
-from pathlib import Path  # noqa: TC003 - cyclopts evaluates the annotations
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter, validators
 
 from .errors import FolderMissing, FolderUnreadable
+from .packages import KEEP_SECONDS
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+    from pathlib import Path
 
     from .packages.source import ListedMeeting
 
@@ -52,7 +53,7 @@ TrustedProxies = Annotated[
 @app.command
 def serve(
     *,
-    packages: Annotated[Path, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
+    packages: Annotated[str, Parameter(help="Folder of MEETING-ID.zip files: each is a meeting in progress.")],
     host: Annotated[str, Parameter(help="Address to listen on, or a name: then all its addresses.")] = "0.0.0.0",
     port: Annotated[int, Parameter(help="Port to listen on; 0 chooses a free one.")] = 8000,
     trusted_proxies: TrustedProxies | None = None,
@@ -63,7 +64,7 @@ def serve(
             "share is.",
             validator=validators.Number(gte=0),
         ),
-    ] = 300.0,
+    ] = KEEP_SECONDS,
 ) -> int:
     """Serve a folder of packages as a master: nodes register here, and tablets are redirected to them."""
     from trionode.cli import discard_unwritten

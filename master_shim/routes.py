@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from .protocol import meeting_id_of
+
 
 class Group(enum.Enum):
     """Which routes belong together. Wrapped around a master, the shim leaves STATUS to it."""
@@ -65,7 +67,7 @@ def find(path: str) -> Match | None:
         meeting_id, _, action = path[len(_MEETINGS) :].rpartition("/")
         route = _OF_MEETING.get(action)
         if route is not None and "/" not in meeting_id:
-            return Match(route, meeting_id)
+            return Match(route, meeting_id_of(meeting_id))
     elif path.startswith(_PACKAGES):
         digest, slash, action = path[len(_PACKAGES) :].partition("/")
         if not slash:

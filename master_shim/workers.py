@@ -20,8 +20,8 @@ SETTLE_SECONDS = 5.0
 _MAX_HELD = 64
 """Addresses of one machine, far more than a master is reached by."""
 
-_held: dict[str, socket.socket] = {}
-"""By name, the sockets that show to other processes that this one serves an address. Of the process: several shims in
+_held: set[str] = set()
+"""Names of the sockets that show to other processes that this one serves an address. Of the process: several shims in
 one process are several masters."""
 
 
@@ -69,5 +69,6 @@ def _hold(name: str) -> bool:
     except OSError as error:
         held.close()
         return error.errno != errno.EADDRINUSE
-    _held[name] = held
+    held.detach()  # held until the process ends
+    _held.add(name)
     return True

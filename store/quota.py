@@ -26,7 +26,9 @@ class NoSpace(StoreError):
     """The bytes do not fit now, but would after an eviction or the end of a fill. Nothing was written."""
 
     def __init__(self, needed: int, available: int) -> None:
-        super().__init__(f"{needed} bytes are needed and {available} are available")
+        lacking = f"{needed} bytes are needed and {available} are available"
+        # A write that failed is small, or exceeds the quota of a user on a disk that has room.
+        super().__init__(lacking if needed > available else "the disk, or a quota on it, is full")
         self.needed = needed
         self.available = available
 

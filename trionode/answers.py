@@ -27,6 +27,7 @@ ANSWERS: dict[type[Exception], tuple[int, str | None]] = {
     NoSpace: (503, None),
     errors.NodeError: (500, "Internal server error"),
     StoreError: (500, "Internal server error"),
+    OSError: (503, "The storage folder cannot be used at the moment; the node's log says why"),
     Exception: (500, "Internal server error"),
 }
 """Status and detail (None: the error's own text) of every error; the nearest base class decides."""
@@ -45,11 +46,12 @@ def answer_to(error: Exception, path: str) -> tuple[int, str, dict[str, str]]:
     status, detail = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     # Errors are valid for the moment only, and without this field a cache may keep a 404 (RFC 9111, 4.2.2).
     fields = {"Cache-Control": "no-store"}
-    if status == 500 and not isinstance(error, (errors.NodeError, StoreError)):
-        _log.error("unhandled error in a request", path=path, exc_info=error)
-    elif status == 500:
+    ours = isinstance(error, (errors.NodeError, StoreError))
+    if (status == 500 and ours) or (isinstance(error, OSError) and not ours):
         _log.error("a request failed", path=path, why=str(error), kind=type(error).__name__)
-    elif status == 503:
+    elif status == 500:
+        _log.error("unhandled error in a request", path=path, exc_info=error)
+    if status == 503:
         fields["Retry-After"] = str(RETRY_SECONDS)
     elif isinstance(error, errors.MethodRefused):
         fields["Allow"] = ", ".join(error.allowed)

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from ..errors import FolderInDoubt, FolderMissing, FolderUnreadable
 from ..protocol import UNREADABLE, is_meeting_id, one_line, why_no_meeting_id
+from . import KEEP_SECONDS
 from .source import ListedMeeting
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("master_shim.packages")
 
-KEEP_SECONDS = 300.0
-"""A share that was unmounted by mistake is back within this time."""
 MAX_DETAILS_BYTES = 4 * 1024 * 1024
 """A larger `<id>.json` is a mistake: it is logged and not read."""
 
@@ -59,8 +58,9 @@ class DirectoryPackages:
         self.folder = Path(folder).absolute()
         self._keep_seconds = keep_seconds
         self._clock = clock
-        if not self.folder.is_dir():
-            raise FolderMissing(str(self.folder))
+        # An empty path, as of a variable that is not set, would mean the current folder, with all its zip files.
+        if not os.fspath(folder) or not self.folder.is_dir():
+            raise FolderMissing(str(self.folder) if os.fspath(folder) else "''")
         self._prefix = f"{self.folder}/"
         self._names: dict[str, str] = {}  # id -> name of its file, when the folder was listed last
         self._listed: _FolderState | None = None  # the folder's state then

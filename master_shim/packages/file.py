@@ -96,7 +96,7 @@ class PackageFile:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self._fd = os.open(version.path, flags)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise PackageReplaced(version.path) from error
         except OSError as error:
             raise PackageUnreadable(version.path, error.strerror or type(error).__name__) from error

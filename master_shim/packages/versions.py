@@ -230,7 +230,7 @@ class PackageVersions:
         before = state_of(path)
         try:
             manifest = self._split(Path(path))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise PackageMissing(path) from error
         except Exception as error:
             # Whatever a broken file makes the splitter raise, other meetings must not be affected.

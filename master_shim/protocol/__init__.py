@@ -37,6 +37,7 @@ from .names import (
     attachment,
     is_address,
     is_meeting_id,
+    meeting_id_of,
     one_line,
     own_address,
     package_url,
@@ -48,5 +49,5 @@ __all__ = [
     "NODE_TIMEOUT_SECONDS", "NO_TOKEN", "PEER_FIELD", "PROTOCOL", "SCHEMES", "UNREADABLE", "FillProgress", "Heartbeat",
     "HeartbeatAnswer", "ListedNode", "Load", "MeetingName", "NodeHealth", "NodeInfo", "NodeStatus", "Registration",
     "TokenMeeting", "TokenStatus", "Unregistration", "VersionNode", "attachment", "is_address", "is_meeting_id",
-    "one_line", "own_address", "package_url", "why_no_meeting_id",
+    "meeting_id_of", "one_line", "own_address", "package_url", "why_no_meeting_id",
 ]  # fmt: skip

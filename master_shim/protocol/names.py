@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 MAX_MEETING_ID_BYTES = 255 - len("meeting_") - len("_pdfs.zip")
 """Longest meeting id in UTF-8. Clients save `meeting_<id>_pdfs.zip`, and a file name has at most 255 bytes on Linux."""
+MAX_DECOMPOSED_CHARS = 4 * MAX_MEETING_ID_BYTES
+"""A longer text is no meeting id in any form. Normalising takes time that grows with the square of the length."""
 MAX_TITLE_CHARS = 512
 """Longer titles are cut: they are only displayed."""
 
@@ -62,6 +64,16 @@ def why_no_meeting_id(text: str) -> str:
     if _PATH_LIKE.match(unicodedata.normalize("NFKC", text)):
         return "it has a look-alike of a slash, a backslash, a leading dot or %"
     return ""
+
+
+def meeting_id_of(text: str) -> str:
+    """Return the meeting id that a part of a path stands for: in the form NFC. It may be invalid.
+
+    Clients may decompose accents (NFD), as macOS does in names of files.
+    """
+    if text.isascii() or len(text) > MAX_DECOMPOSED_CHARS:
+        return text
+    return unicodedata.normalize("NFC", text)
 
 
 def one_line(text: str, limit: int = MAX_TITLE_CHARS) -> str:

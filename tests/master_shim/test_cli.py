@@ -81,6 +81,7 @@ def test_usage_errors_are_explained(spawn: Spawner, folder: Path) -> None:
         port = str(taken.getsockname()[1])
         for arguments, words in (
             (("--packages", str(folder / "missing")), "does not exist"),
+            (("--packages", ""), "the packages folder '' does not exist"),
             (("--packages", str(folder / "m.zip")), "is not a folder"),
             (("--packages", str(folder), "--host", "127.0.0.1", "--port", port), "another program listens there"),
             (("--packages", str(folder), "--port", "99999"), "0 to 65535"),

@@ -14,6 +14,7 @@ from master_shim.routes import Route, find
         ("/api/v1/meetings/status/token", Route.STATUS_TOKEN, ""),
         ("/api/v1/meetings/status/download-package", Route.DOWNLOAD, "status"),
         ("/api/v1/meetings//download-package", Route.DOWNLOAD, ""),
+        ("/api/v1/meetings/cafe\u0301/download-package", Route.DOWNLOAD, "caf\u00e9"),
         ("/api/v1/packages/d", Route.PACKAGE, "d"),
         ("/api/v1/packages/d/nodes", Route.PACKAGE_NODES, "d"),
         ("/api/v1/nodes/list", Route.LIST, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,14 @@ def test_processes_whose_servers_do_not_tell_the_address_are_not_compared(caplog
         for now in (10.0, 100.0):
             check.check(None, now)
     assert caplog.text == ""
+
+
+def test_a_process_that_ends_has_no_unclosed_socket() -> None:
+    """Python would warn of it, and the tests of a master that mounts a shim may treat warnings as errors."""
+    check = f"WorkerCheck().check(('192.0.2.1', {free_port()}), 1.0)"
+    code = f"from master_shim.workers import WorkerCheck; {check}"
+    ended = subprocess.run([sys.executable, "-W", "always", "-c", code], cwd=ROOT, check=True, capture_output=True)
+    assert ended.stderr == b""
 
 
 @pytest.mark.parametrize("program", ["uvicorn", "hypercorn"])

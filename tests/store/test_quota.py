@@ -137,6 +137,12 @@ def test_what_was_parked_is_replaced_by_what_is_on_the_disk():
     assert spaces.usage(0).filling == 10
 
 
+@pytest.mark.parametrize(("needed", "available"), [(0, 0), (5, 5), (5, 1 << 40)])
+def test_a_full_disk_is_not_said_to_have_room(needed, available):
+    assert str(NoSpace(needed, available)) == "the disk, or a quota on it, is full"
+    assert str(NoSpace(available + 1, available)).endswith(f" are needed and {available} are available")
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_the_error_of_a_full_disk_becomes_no_space(code):
     with pytest.raises(OSError if code == errno.EIO else NoSpace) as caught, quota(0, set()).full_disk_as_no_space(7):

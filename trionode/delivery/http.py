@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 import trio
 
-from master_shim.protocol import PEER_FIELD
+from master_shim.protocol import PEER_FIELD, meeting_id_of
 from master_shim.protocol.target import Fields, path_of
 from store import Digest
 
@@ -86,7 +86,7 @@ class PackageRequest:
             query.setdefault(name, value)
         client = scope.get("client")
         return cls(
-            match[1] or match[2],
+            meeting_id_of(match[1] or match[2]),
             scope["method"],
             scope["path"],
             Fields(scope["headers"]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from store import Ref, VersionMissing
+from store import Ref, StoreError, VersionMissing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,8 @@ class RefWriter:
         except Exception as error:  # noqa: BLE001 - a failure to tidy up must not fail the node
             self._pending = True
             if str(error) != self._last_error:
-                _log.exception("the refs cannot be updated now")
+                bug = None if isinstance(error, (OSError, StoreError)) else error
+                _log.error("the refs cannot be updated now", why=str(error), exc_info=bug)
             self._last_error = str(error)
         except BaseException:
             self._pending = True  # cancelled: the request that polled was

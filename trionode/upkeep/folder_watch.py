@@ -7,6 +7,7 @@ those in the store.
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 CHECK_SECONDS = 1.0
 """Interval between two checks, of two `stat` calls each: shorter than the time to type another command."""
+
+WARN_SECONDS = 60.0
+"""Interval of the warnings while the folder cannot be read."""
 
 TICK_NS = 20_000_000
 """Twice the longest tick of the kernel's clock for file times (100 Hz)."""
@@ -34,6 +38,7 @@ class FolderWatch:
         self._subscribers: list[Callable[[], None]] = []
         self._lock = trio.Lock()
         self._seen: tuple[int, int] | None = None
+        self._warned_at = -inf
 
     def subscribe(self, subscriber: Callable[[], None]) -> None:
         """Call `subscriber` after every refresh of the store."""
@@ -45,9 +50,18 @@ class FolderWatch:
             try:
                 await self.refresh()
             except OSError as error:
-                # Open packages are still served; callers of `refresh` get their own error.
-                _log.warning("the storage folder cannot be read", why=str(error))
+                self._warn(error)
+            else:
+                if self._warned_at > -inf:
+                    _log.warning("the storage folder can be read again")
+                self._warned_at = -inf
             await trio.sleep(CHECK_SECONDS)
+
+    def _warn(self, error: OSError) -> None:
+        # Open packages are still served; callers of `refresh` get their own error.
+        if trio.current_time() - self._warned_at >= WARN_SECONDS:
+            self._warned_at = trio.current_time()
+            _log.warning("the storage folder cannot be read: put it back, or start the node again", why=str(error))
 
     async def refresh(self) -> None:
         """Refresh the store if the folder has changed. On return it reflects all changes made before the call."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from master_shim import DirectoryPackages, MasterShim
-from master_shim.packages.directory import KEEP_SECONDS
+from master_shim.packages import KEEP_SECONDS
 from tests.support.shim_app import API, Clock, client_of, heartbeat, put
 
 if TYPE_CHECKING:
@@ -37,12 +37,18 @@ def empty(folder: Path) -> None:
 
 
 def mount(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_dir():
         shutil.rmtree(folder)
+    folder.unlink(missing_ok=True)
     folder.with_name("elsewhere").rename(folder)
 
 
-WAYS = (unmount, unmount_with_a_file_in_the_mount_point, empty, remove)
+def put_a_file_in_its_place(folder: Path) -> None:
+    remove(folder)
+    folder.touch()
+
+
+WAYS = (unmount, unmount_with_a_file_in_the_mount_point, empty, remove, put_a_file_in_its_place)
 
 
 @pytest.mark.parametrize("vanish", WAYS)
@@ -97,16 +103,15 @@ async def test_meetings_of_a_folder_that_vanished_are_kept_for_a_while(
             assert await get("unknown/download-package") == (404, "")
             return
         clock.now += 1
+        missing = vanish in {remove, put_a_file_in_its_place}
         for _ in range(2):
-            if vanish is remove:
+            if missing:
                 assert (await status())["status"] == 503
                 assert await get("m/download-package") == (503, "2")
             else:
                 assert (await status())["id"] == "none"
                 assert await get("m/download-package") == (404, "")
-        assert sum("the packages folder" in record.getMessage() for record in caplog.records) == 1 + (
-            vanish is not remove
-        )
+        assert sum("the packages folder" in record.getMessage() for record in caplog.records) == 1 + (not missing)
 
 
 async def test_a_tablet_may_be_the_first_to_meet_a_vanished_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from store import Ref, Store
 from tests.support.meetings import HoldingMaster, ScriptedMaster, UnchangedFolder, put, running_meetings
@@ -77,8 +78,12 @@ async def test_refs_that_cannot_be_written_stay_pending_and_polls_continue(tmp_p
             await running.until_current(meeting_id)
         store.fault = fault
         del master.manifests["b"]
-        await running.poller.poll()
-        await running.poller.poll()
+        with capture_logs() as lines:
+            await running.poller.poll()
+            await running.poller.poll()
+        (line,) = (line for line in lines if line["event"] == "the refs cannot be updated now")
+        assert line["why"] == str(fault)
+        assert (line["exc_info"] is None) == isinstance(fault, OSError)  # a traceback is for a bug only
         assert running.meetings.advertised() == {"a": manifest.digest}
         assert {ref.meeting_id for ref in store.refs() if ref.in_progress} == {"a", "b"}
         store.fault = None

@@ -85,6 +85,24 @@ def test_a_client_that_sends_on_gets_the_whole_of_the_last_answer(server: Server
     assert Answer(bytes(received)).body == server.content
 
 
+@pytest.mark.parametrize(
+    "fields", ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+)
+def test_a_request_with_two_lengths_is_the_last_of_its_connection(server: Server, fields: str):
+    """A proxy that believes the other length takes the second request for a part of a body (RFC 9112, 6.1)."""
+    request = f"POST /api/v1/nodes/heartbeat HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n0\r\n\r\n"
+    answer = server.exchange(f"{request}GET {server.package} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert answer.raw.count(b"HTTP/1.1 ") == 1
+    assert answer.fields["connection"] == "close"
+
+
+def test_https_at_a_port_of_http_is_logged(server: Server):
+    hello = b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(200)
+    for _ in range(3):
+        assert server.exchange(hello).status == 400
+    assert server.process.log().count("a client speaks https to this port, which speaks http") == 1
+
+
 # -- clients that close their sending side after the request
 
 

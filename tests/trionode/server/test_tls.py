@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.support.certificates import Certificate
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.fakes.running import FakeFactory, RunningMaster
-    from tests.support.nodes import OurNode
+    from tests.support.nodes import OurNode, Start
     from tests.support.packages import Package
     from tests.support.processes import Spawner
     from tests.trionode.conftest import StartNode
@@ -169,6 +170,20 @@ class RawTls:
         parts = iter(lambda: self._call(lambda: self._tls.read(1 << 16)), b"")
         with self._socket:
             return b"".join(parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["serve", "hypercorn-trio"])
+async def test_a_client_of_http_at_a_port_of_https_is_told(
+    master: RunningMaster, big: Package, start_node: StartNode, certificate: Certificate, how: Start
+):
+    node = start_node(master.url, how=how, certfile=certificate.cert, keyfile=certificate.key)
+    await Https(node, certificate).until_synced()
+    for _ in range(3):
+        answer = httpx.get(f"http://127.0.0.1:{node.port}{PATH}", trust_env=False)
+        assert (answer.status_code, list(answer.json())) == (400, ["detail"])
+        assert "https://" in answer.json()["detail"]
+        assert answer.headers["access-control-allow-origin"] == "*"
+    assert node.process.log().count("a client speaks http to this port, which speaks https") == 1
 
 
 @pytest.mark.parametrize("notify", [True, False])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from store import Ref, Store
 from tests.store.samples import fill_whole, package
@@ -145,3 +146,18 @@ async def test_a_folder_that_cannot_be_read_does_not_end_the_task(store: Countin
         with trio.fail_after(10):
             await seen.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_folder_that_is_missing_is_logged_once_a_minute(
+    store: CountingStore, tmp_path: Path, autojump_clock: trio.testing.MockClock
+):
+    watch, elsewhere = FolderWatch(store), tmp_path / "elsewhere"
+    (tmp_path / "storage").rename(elsewhere)
+    with capture_logs() as lines:
+        with trio.move_on_after(2.5 * folder_watch.WARN_SECONDS):
+            await watch.run()
+        assert [line["event"][:33] for line in lines] == 3 * ["the storage folder cannot be read"]
+        elsewhere.rename(tmp_path / "storage")
+        with trio.move_on_after(2.5 * folder_watch.WARN_SECONDS):
+            await watch.run()
+    assert [line["event"] for line in lines[3:]] == ["the storage folder can be read again"]

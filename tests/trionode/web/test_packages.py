@@ -265,6 +265,17 @@ async def test_a_chinese_meeting_id_is_in_the_name_of_the_file(
     )
 
 
+async def test_a_decomposed_meeting_id_is_found(
+    folder: Path, master: ShimMaster, package: Package, start_node: StartNode
+):
+    (folder / "café.zip").write_bytes(package.path.read_bytes())
+    node = start_node(master.url)
+    await node.until_synced("café")
+    for url in (node.url, master.url):
+        answer = httpx.get(f"{url}/api/v1/meetings/cafe%CC%81/download-package", follow_redirects=True, trust_env=False)
+        assert (answer.status_code, answer.content) == (200, package.path.read_bytes())
+
+
 async def test_bytes_that_changed_on_disk_while_the_node_was_off_are_not_served(
     node: OurNode, master: ShimMaster, start_node: StartNode
 ):

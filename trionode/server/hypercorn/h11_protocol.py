@@ -15,7 +15,7 @@ from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 
-from .refusal import error_answer
+from .refusal import error_answer, warn_of_scheme
 
 if TYPE_CHECKING:
     import hypercorn.events
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 """Reason phrases. Hypercorn sends none, as RFC 9112 allows, but h2load counts an answer without one as failed."""
+
+TLS_HELLO = b"\x16\x03"
+"""What a client of https sends first."""
 
 EMPTY_ERROR = [(b"content-length", b"0"), (b"connection", b"close")]
 """The header fields of Hypercorn's own errors, which have no body."""
@@ -51,7 +54,13 @@ class LenientConnection(h11.Connection):
         if self.their_state is h11.IDLE:
             received = bytes(self._receive_buffer)
             self._receive_buffer.maybe_extract_at_most(len(received) - len(received.lstrip(b"\r\n")))
-        return super().next_event()
+        event = super().next_event()
+        if isinstance(event, h11.Request) and {b"content-length", b"transfer-encoding"} <= {
+            n for n, _ in event.headers
+        }:
+            # A proxy in front may have taken the other one for the body's end, and what follows for a part of the body.
+            self._cstate.process_keep_alive_disabled()
+        return event
 
     def send_with_data_passthrough(self, event: Event) -> list[bytes] | None:
         """Return the bytes of an event, with the reason phrase of a status."""
@@ -101,6 +110,8 @@ class LenientH11Protocol(H11Protocol):
         """
         if isinstance(event, RawData):
             self._reading_ended = not event.data
+            if event.data.startswith(TLS_HELLO) and self.connection.their_state is h11.IDLE:
+                warn_of_scheme("https", "http")
         elif isinstance(event, Closed):
             if self._reading_ended and self._answering:
                 self._reading_ended = False

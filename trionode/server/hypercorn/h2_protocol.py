@@ -3,7 +3,8 @@
 Hypercorn 0.18 begins an idle time only after an answer: a client that sent the preface in clear text and nothing more,
 or that reset its only stream, kept its connection, and a descriptor, for ever. Other frames of a client crash its
 connection with a traceback: CONNECT without a path, a request that is not ASCII, a body behind its answer, and
-priorities of a thousand streams, which also end all other requests of that connection.
+priorities of a thousand streams, which also end all other requests of that connection. And after a thousand requests it
+ended the connection with the downloads that were still running on it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import h2.events
 import h2.exceptions
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from hypercorn.events import Closed, Updated
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
+from hyperframe.frame import GoAwayFrame
 from priority.priority import PriorityError
 
 from .refusal import error_answer
@@ -39,6 +41,7 @@ class IdlingH2Protocol(H2Protocol):
         # No route is a websocket, and an extended CONNECT would ask for one.
         self.connection.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL] = 0
         self.connection.local_settings.acknowledge()
+        self._going_away = False
 
     async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
         """Begin the connection; `headers` are those of a request that asked for HTTP/2."""
@@ -70,6 +73,8 @@ class IdlingH2Protocol(H2Protocol):
                 if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
                     # The answer was sent before the end of the request. Other streams need the window.
                     self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.RequestReceived):
+                    await self._take_request(event)
                 else:
                     await super()._handle_events([event])
         except (h2.exceptions.ProtocolError, PriorityError):
@@ -79,6 +84,26 @@ class IdlingH2Protocol(H2Protocol):
         await self._flush()
         if any(isinstance(event, (h2.events.RequestReceived, h2.events.StreamReset)) for event in events):
             await self._report_idle()
+
+    async def _take_request(self, request: h2.events.RequestReceived) -> None:
+        """Begin a request. The last one that a connection may have is told to the client, and completed as all others.
+
+        h2 has no way to say so (RFC 9113, 6.8): after its own GOAWAY it sends nothing more. Requests that come
+        nevertheless are refused, so that a client may repeat them elsewhere; after as many again the connection ends.
+        """
+        if self._going_away:
+            with suppress(h2.exceptions.StreamClosedError):  # the client has reset it
+                self.connection.reset_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            self.keep_alive_requests += 1
+        else:
+            await super()._handle_events([request])
+        if self.keep_alive_requests < self.config.keep_alive_max_requests:
+            return
+        if self._going_away:
+            raise h2.exceptions.TooManyStreamsError
+        self._going_away, self.keep_alive_requests = True, 0
+        await self._flush()
+        await self.send(RawData(GoAwayFrame(0, last_stream_id=request.stream_id).serialize()))
 
     async def _priority_updated(self, event: h2.events.PriorityUpdated) -> None:
         """Ignore priorities, as RFC 9113 recommends (5.3.2): the tree of them has no limits of size that are safe."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .refusal import LINGER_SECONDS, http_to_https_answer, warn_of_scheme
 from .sendfile import send_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class MinRateTransport(trio.abc.HalfCloseableStream):
         self._rate = rate
         self.socket = stream.socket
         """Hypercorn reads the client's and the server's address from it."""
+        self._first = True
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of `data`."""
@@ -45,7 +47,20 @@ class MinRateTransport(trio.abc.HalfCloseableStream):
         data = await self._stream.receive_some(max_bytes)
         if not data:
             raise trio.BrokenResourceError from ssl.SSLEOFError()
+        if self._first and data[:1].isalpha():  # the first byte of a request; that of a TLS record is no letter
+            await self._refuse_http()
+        self._first = False
         return data
+
+    async def _refuse_http(self) -> None:
+        """Answer a client that speaks http in words, and raise `BrokenResourceError`."""
+        warn_of_scheme("http", "https")
+        with trio.move_on_after(LINGER_SECONDS):
+            await self.send_all(http_to_https_answer())
+            await self.send_eof()
+            while await self._stream.receive_some():
+                pass
+        raise trio.BrokenResourceError
 
     async def send_eof(self) -> None:
         """Close the sending side."""

@@ -34,8 +34,8 @@ async def test_bytes_pass_both_ways_to_the_end_of_each():
         await transport.send_eof()
         assert await theirs.receive_some() == b"to the client"
         assert await theirs.receive_some() == b""
-        await theirs.send_all(b"to the server")
-        assert await transport.receive_some(6) == b"to the"
+        await theirs.send_all(b"\x16to the server")
+        assert await transport.receive_some(7) == b"\x16to the"
         assert await transport.receive_some() == b" server"
     with pytest.raises(trio.ClosedResourceError):
         await ours.receive_some()
